@@ -1,0 +1,8 @@
+"""Data by name or path, with its support stated and its binarisation explicit; knows no model."""
+
+from jaxvae.data.dataset import Dataset
+from jaxvae.data.describe import describe
+from jaxvae.data.loading import load
+from jaxvae.data.support import require_support
+
+__all__ = ["Dataset", "describe", "load", "require_support"]

@@ -1,0 +1,119 @@
+"""Arrays in .npy and .npz files, never pickles."""
+
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxvae.data.raw import SPLITS, Raw, one_line
+from jaxvae.types import InputError
+
+_BROKEN = (
+    ValueError,
+    EOFError,
+    OSError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    OverflowError,
+    TypeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_GRAMMAR = "'x' with maybe 'y', or 'x_train', 'x_test' and maybe 'x_valid', 'y_train', .."
+
+
+def read_arrays(path: Path) -> Raw:
+    """One array [N, *event] in an .npy, or the arrays of an .npz by `splits_of`.
+
+    Raises:
+        InputError: the file is broken, holds pickled objects, or names its arrays otherwise.
+    """
+    found = read_file(path)
+    splits = splits_of(found, str(path))
+    return Raw(name=path.stem, where=str(path), origin=str(path), splits=splits)
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz by its name, or the one of an .npy as `x`.
+
+    Raises:
+        InputError: there is no such file, it is broken, or it holds pickled objects.
+    """
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with path.open("rb") as file:
+            _require_magic(file.read(4), path)
+            file.seek(0)
+            found = np.load(file, allow_pickle=False)
+            return {"x": found} if isinstance(found, np.ndarray) else dict(found.items())
+    except InputError:
+        raise
+    except _BROKEN as error:
+        if "allow_pickle" in str(error):
+            raise _pickled(path) from error
+        raise InputError(
+            f"{path}: cannot be read as .npy or .npz ({one_line(error)}); "
+            "it is cut short or damaged, save or fetch it again"
+        ) from error
+
+
+def _require_magic(head: bytes, path: Path) -> None:
+    if head.startswith(b"\x80"):
+        raise _pickled(path)
+    if not b"\x93NUMPY".startswith(head) and not head.startswith(b"PK"):
+        raise InputError(
+            f"{path}: expected an .npy or .npz file, got one that starts with {head.hex(' ')}; "
+            "save the array with numpy.save"
+        )
+
+
+def _pickled(path: Path) -> InputError:
+    return InputError(
+        f"{path}: holds Python objects (a pickle), which are never loaded; save an array of numbers"
+    )
+
+
+def splits_of(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:
+    """Sort arrays into splits by their names.
+
+    `x` with maybe `y` is a source without splits; otherwise `x_train` or `train`, `x_valid` or
+    `valid`, `x_test` or `test`, each with maybe `y_train`, `y_valid`, `y_test`.
+
+    Raises:
+        InputError: a name is unknown, doubled, or missing.
+    """
+    splits: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        split, field = _place(name, where)
+        if field in splits.setdefault(split, {}):
+            raise InputError(f"{where}: both {split!r} and 'x_{split}' are there; keep one of them")
+        splits[split][field] = array
+    _require_whole(splits, where)
+    return splits
+
+
+def _place(name: str, where: str) -> tuple[str, str]:
+    field, _, split = name.partition("_")
+    if name in SPLITS:
+        return name, "x"
+    if field in ("x", "y") and (split in SPLITS or name == field):
+        return split or "all", "x" if field == "x" else "label"
+    raise InputError(f"{where}: expected arrays named {_GRAMMAR}, got {name!r}; rename it")
+
+
+def _require_whole(splits: Mapping[str, Mapping[str, np.ndarray]], where: str) -> None:
+    if "all" in splits and len(splits) > 1:
+        raise InputError(f"{where}: expected {_GRAMMAR}, got both forms; keep one of them")
+    needed = ("all",) if "all" in splits else ("train", "test")
+    for split in (*needed, *splits):
+        if "x" not in splits.get(split, {}):
+            missing = "x" if split == "all" else f"x_{split}"
+            raise InputError(f"{where}: no array {missing!r}; expected {_GRAMMAR}")

@@ -1,0 +1,197 @@
+"""Data sets by their TensorFlow Datasets name, read without TensorFlow."""
+
+import contextlib
+import difflib
+import logging
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvae.data.arrays import splits_of
+from jaxvae.data.cache import cached, state_of
+from jaxvae.data.raw import Raw, one_line
+from jaxvae.types import InputError
+
+_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
+_SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
+_CHUNK = 1000
+_NOISE = ("OpenCV is not installed", "Variant folder")
+
+
+def read_named(name: str, data_dir: str | Path | None, *, cache: bool) -> Raw:
+    """An image set that TFDS has prepared on this machine, as arrays.
+
+    Args:
+        name: `name`, `name/config` or `name:version`.
+        data_dir: where TFDS keeps its data; None: where it keeps them by default.
+        cache: keep the decoded arrays, and use kept ones.
+
+    Returns:
+        The splits that are called train, validation and test; others are left out.
+
+    Raises:
+        InputError: TFDS does not know the name, the data are not prepared, or are no images.
+    """
+    with _quiet():
+        builder = _builder(name, data_dir)
+        _require_prepared(builder, name, data_dir)
+        _require_images(builder, name)
+        arrays = _arrays(builder, cache=cache)
+    label = _label(builder)
+    return Raw(
+        name=builder.info.full_name.rsplit("/", 1)[0],
+        where=name,
+        origin=f"TFDS {builder.info.full_name} in {builder.data_dir}",
+        splits=splits_of(arrays, f"TFDS {name}"),
+        num_classes=getattr(label, "num_classes", None),
+    )
+
+
+def _builder(name: str, data_dir: str | Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    if not _NAME.fullmatch(name):
+        raise _unknown(name)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise _unknown(name) from error
+    except Exception as error:  # TFDS asserts on versions and raises ValueError on configs
+        raise InputError(f"name_or_path: {name!r}: {one_line(error)}") from error
+
+
+def _unknown(name: str) -> InputError:
+    import tensorflow_datasets as tfds
+
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    return InputError(
+        f"name_or_path: no such file, folder or TFDS name: {name!r}; expected 'digits', the path "
+        f"of an .npy or .npz file or of a folder of IDX files, or a TFDS name{hint}"
+    )
+
+
+def _require_prepared(builder: Any, name: str, data_dir: str | Path | None) -> None:
+    prepared, form = builder.is_prepared(), builder.info.file_format.value
+    if prepared and form == "array_record":
+        return
+    state = f"is prepared as {form}" if prepared else "is not prepared"
+    folder = "another_folder" if prepared else data_dir and Path(data_dir).absolute()
+    where = f', data_dir="{folder}"' if folder else ""
+    code = (
+        "import tensorflow_datasets as tfds; "
+        f'tfds.builder("{name}"{where}, file_format="array_record").download_and_prepare()'
+    )
+    raise InputError(
+        f"TFDS {name} {state} in {builder.data_dir}, expected array_record files; prepare it once: "
+        f"pip install tensorflow && python -c {shlex.quote(code)}"
+    )
+
+
+def _require_images(builder: Any, name: str) -> None:
+    features = builder.info.features
+    if "image" not in features:
+        raise InputError(
+            f"TFDS {name}: expected a feature 'image', got {', '.join(features)}; "
+            "save what you need of it as an .npz file"
+        )
+    shape, dtype = features["image"].shape, np.dtype(features["image"].np_dtype)
+    if None in shape or dtype not in (np.uint8, np.float32):
+        raise InputError(
+            f"TFDS {name}: expected images of one size in uint8 or float32, got shape {shape} "
+            f"in {dtype}; resize them and save an .npz file"
+        )
+    if "train" not in builder.info.splits:
+        found = ", ".join(builder.info.splits)
+        raise InputError(f"TFDS {name}: expected a split 'train', got {found}")
+
+
+def _arrays(builder: Any, *, cache: bool) -> Mapping[str, np.ndarray]:
+    if not cache:
+        return _decode(builder)
+    files = [file for split in _wanted(builder) for file in builder.info.splits[split].filepaths]
+    with _blaming(builder):
+        state = state_of(Path(file) for file in files)
+    label = re.sub(r"[^\w.]+", "-", builder.info.full_name)
+    return cached(f"{label}-{state}", lambda: _decode(builder))
+
+
+def _wanted(builder: Any) -> list[str]:
+    return [split for split in builder.info.splits if split in _SPLITS]
+
+
+def _decode(builder: Any) -> dict[str, np.ndarray]:
+    """Every split as arrays, named as an .npz file names them."""
+    arrays = {}
+    wanted = _wanted(builder)
+    for split in wanted:
+        ending = "" if wanted == ["train"] else f"_{_SPLITS[split]}"
+        for field, array in _decode_split(builder, split).items():
+            arrays[field + ending] = array
+    return arrays
+
+
+def _decode_split(builder: Any, split: str) -> dict[str, np.ndarray]:
+    from tqdm import tqdm
+
+    with _blaming(builder):
+        source = builder.as_data_source(split=split)
+        count = len(source)
+    image = builder.info.features["image"]
+    arrays: dict[str, np.ndarray] = {"x": np.empty((count, *image.shape), image.np_dtype)}
+    if _label(builder) is not None:
+        arrays["y"] = np.empty(count, np.int32)
+    title = f"decoding {builder.info.name} {split}"
+    with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as progress:
+        for start in range(0, count, _CHUNK):
+            rows = range(start, min(start + _CHUNK, count))
+            with _blaming(builder):
+                records = source.__getitems__(rows)
+            for row, record in zip(rows, records, strict=True):
+                arrays["x"][row] = record["image"]
+                if "y" in arrays:
+                    arrays["y"][row] = record["label"]
+            progress.update(len(rows))
+    if image.shape[-1] == 1:
+        arrays["x"] = arrays["x"][..., 0]
+    return arrays
+
+
+def _label(builder: Any) -> Any | None:
+    """The feature `label` where it is one class number an image."""
+    feature = dict(builder.info.features.items()).get("label")
+    if feature is None or feature.shape != () or np.dtype(feature.np_dtype).kind not in "iu":
+        return None
+    return feature
+
+
+@contextlib.contextmanager
+def _blaming(builder: Any) -> Iterator[None]:
+    """Say which folder is damaged when its reader, of C++ with errors of its own, fails."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{builder.data_dir}: the files of TFDS {builder.info.name} cannot be read "
+            f"({one_line(error)}); remove the folder and prepare it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop two warnings of TFDS that the reader can do nothing about."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_NOISE)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,38 @@
+"""What every reader hands on: arrays as they were found, not yet judged, binarised or split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Arrays as a source stores them.
+
+    Args:
+        name: short name of the data.
+        where: the file, folder or name that messages blame.
+        origin: where the arrays came from, for humans.
+        splits: `{"all": ...}` where the source has no split, else some of train, valid and test;
+            each maps to `x` [N, *event] and maybe `label` [N].
+        full_scale: the stored value that means 1, where the source declares one.
+        held_out: examples in each of valid and test when the source is one array; None: a tenth.
+        num_classes: declared number of classes, where the source declares one.
+    """
+
+    name: str
+    where: str
+    origin: str
+    splits: Mapping[str, Mapping[str, np.ndarray]]
+    full_scale: float | None = None
+    held_out: int | None = None
+    num_classes: int | None = None
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line of bounded length, to stand within another message."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:297]}..."
