@@ -1,0 +1,5 @@
+"""`python -m jaxvae` is `jaxvae`."""
+
+from jaxvae.cli import main
+
+main()

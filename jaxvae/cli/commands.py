@@ -1,0 +1,93 @@
+"""What each command takes: frozen dataclasses, whose docstrings are the help texts."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxvae.runs import TrainConfig
+
+RunPath = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a VAE, evaluate it on the test split, and write a report.
+
+    Without options it learns the digits that come with jaxvae, in under a minute. Everything goes
+    to a folder of its own, `runs/NAME`. A run that was stopped goes on by --resume.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
+
+    name: str | None = None
+    """Name of the run; made from the data, the objective and the time if not given."""
+    runs_dir: Path = Path("runs")
+    """The folder that the run's own folder is made in."""
+    resume: Path | None = None
+    """Go on with this run folder from its last checkpoint, to the same bits as if it had never
+    stopped. Its options stay what they were."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Print the ELBO and an importance-weighted log-likelihood of a trained run, with errors.
+
+    Samples stream through in chunks, so memory does not grow with their number.
+    """
+
+    run: RunPath
+    """A run folder, such as runs/digits-elbo-20260131-235959."""
+    num_samples: int = 5000
+    """K, how many samples of z each example gets in the importance-weighted estimate."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Which examples."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the lowest validation loss, or the last one."""
+    chunk_size: int = 100
+    """Samples of an example that are computed together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw new examples from the prior of a trained run: a picture and an array."""
+
+    run: RunPath
+    """A run folder, such as runs/digits-elbo-20260131-235959."""
+    num: int = 64
+    """How many."""
+    seed: int = 0
+    """Where the draws come from."""
+    output: Path | None = None
+    """Where to write the picture (.png); the array goes beside it (.npy). In the run folder if not
+    given."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the lowest validation loss, or the last one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the report of a run again: one HTML page with its curves, pictures and numbers."""
+
+    run: RunPath
+    """A run folder, such as runs/digits-elbo-20260131-235959."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the lowest validation loss, or the last one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Load a data set and say what is in it; a TFDS set is decoded once and kept."""
+
+    data: Annotated[str, tyro.conf.Positional] = "digits"
+    """`digits`, a .npy or .npz file, a folder of IDX files, or the name of a TFDS image set."""
+    data_dir: str | None = None
+    """Where prepared TFDS sets lie (TFDS's own default if not given)."""
+    binarize: Literal["dynamic", "static", "threshold", "none"] = "none"
+    """How grey levels become bits."""
+    valid_size: int | None = None
+    """How many training examples to hold out for validation."""
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "report": Report, "data": Data}

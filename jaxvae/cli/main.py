@@ -1,0 +1,133 @@
+"""Entry point: parse, run, and turn what the user can mend into one line and exit status 2."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jaxvae import data
+from jaxvae.cli.commands import Data, Evaluate, Report, Sample, Train
+from jaxvae.cli.parsing import parse
+from jaxvae.cli.progress import Terminal
+from jaxvae.runs import RunFolder
+from jaxvae.runs.folder import default_name, writing
+from jaxvae.runs.train import Interrupted, evaluate, load_model, resume, train
+from jaxvae.types import InputError, require_positive
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run `jaxvae` with these arguments, or with those of the process.
+
+    Exits with 0; with 2 after one line on stderr, where the input could not be used; or with 128
+    plus the signal's number where a signal stopped a run, which was saved first.
+    """
+    terminal = Terminal()
+    try:
+        command = parse(sys.argv[1:] if args is None else list(args))
+        RUN[type(command)](command, terminal)
+    except InputError as error:
+        terminal.close()
+        _fail(str(error))
+    except Interrupted as stop:
+        terminal.close()
+        print(f"{stop}, and saved; go on with `jaxvae train --resume {stop.path}`", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        terminal.close()
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"jaxvae: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _train(command: Train, terminal: Terminal) -> None:
+    begin = time.perf_counter()
+    if command.resume is not None:
+        run = resume(command.resume, reporter=terminal)
+    else:
+        path = command.runs_dir / (command.name or default_name(command.config))
+        run = train(command.config, path, reporter=terminal)
+    _print_results(run.read("results.json"))
+    _write_report(run)
+    print(f"{time.perf_counter() - begin:.0f} s in all; report: {run.report_path.resolve()}")
+
+
+def _evaluate(command: Evaluate, terminal: Terminal) -> None:
+    require_positive(num_samples=command.num_samples, chunk_size=command.chunk_size)
+    run = RunFolder.open(command.run)
+    parts, model, step = load_model(run, command.checkpoint)
+    results = evaluate(
+        parts,
+        model,
+        split=command.split,
+        num_samples=command.num_samples,
+        chunk_size=command.chunk_size,
+        on_progress=terminal.examples,
+    )
+    print(f"{command.checkpoint} checkpoint of {command.run}, step {step:,}")
+    _print_results(results)
+    run.write(f"evaluation-{command.split}-{command.checkpoint}.json", {**results, "step": step})
+
+
+def _sample(command: Sample, _: Terminal) -> None:
+    from jaxvae.reports import figures
+
+    require_positive(num=command.num)
+    run = RunFolder.open(command.run)
+    output = command.output or run.path / "samples.png"
+    if output.suffix != ".png":
+        raise InputError(f"output: expected a file that ends in .png, got {output}")
+    _, model, _ = load_model(run, command.checkpoint)
+    means = figures.prior_samples(model, num=command.num, seed=command.seed)
+    with writing(output.parent):
+        figures.example_grid(means).savefig(output, dpi=150)
+        np.save(output.with_suffix(".npy"), means)
+    print(f"{command.num} samples: {output} and {output.with_suffix('.npy')}")
+
+
+def _report(command: Report, _: Terminal) -> None:
+    run = RunFolder.open(command.run)
+    _write_report(run, command.checkpoint)
+    print(f"report: {run.report_path.resolve()}")
+
+
+def _data(command: Data, _: Terminal) -> None:
+    import jax
+
+    dataset = data.load(
+        command.data,
+        data_dir=command.data_dir,
+        binarize=command.binarize,
+        key=jax.random.key(0) if command.binarize == "static" else None,
+        valid_size=command.valid_size,
+    )
+    print(data.describe(dataset))
+
+
+def _write_report(run: RunFolder, which: str = "best") -> None:
+    from jaxvae.reports import write_report  # matplotlib, which no other command needs
+
+    write_report(run, which)
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    def line(name: str, pair: Sequence[float], note: str = "") -> None:
+        print(f"  {name:<28}{pair[0]:>10.2f} +- {pair[1]:.2f} nats{note}")
+
+    k = results["log_likelihood_num_samples"]
+    print(f"{results['split']} split, {results['examples']:,} examples, binarize {results['binarize']}:")
+    line("ELBO", results["elbo"])
+    line("  distortion", results["distortion"])
+    line("  rate", results["rate"])
+    line(f"log p(x), IWAE-{k}", results["log_likelihood"])
+    line("  above the ELBO by", results["log_likelihood_minus_elbo"])
+    print(f"  active units                {results['active_units']} of {results['latent_dim']}")
+
+
+RUN = {Train: _train, Evaluate: _evaluate, Sample: _sample, Report: _report, Data: _data}

@@ -1,0 +1,254 @@
+"""What a model is worth: likelihoods and latent use. Takes models and examples, never runs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxvae import objectives
+from jaxvae.batching import fold_each
+from jaxvae.distributions import log_prob, require_one_event, sample
+from jaxvae.objectives import log_likelihood as log_p_x_given_z
+from jaxvae.types import (
+    InputError,
+    Model,
+    Objective,
+    PRNGKey,
+    Terms,
+    require_key,
+    require_positive,
+)
+
+T = TypeVar("T")
+
+
+class LogLikelihood(NamedTuple):
+    """Importance-weighted estimates of log p(x), one an example, as NumPy arrays."""
+
+    estimate: Float[np.ndarray, "N"]
+    """log mean_k w[k], nats: in expectation a lower bound on log p(x)."""
+    standard_error: Float[np.ndarray, "N"]
+    """Of `estimate`, from the spread of the weights (delta method), nats."""
+    ess: Float[np.ndarray, "N"]
+    """Effective sample size, (sum w)^2 / sum w^2, from 1 to K."""
+
+    def mean(self) -> tuple[float, float]:
+        """The mean over examples and its standard error, nats.
+
+        The error is that of a sample of examples from a population, sd / sqrt(N); it contains the
+        Monte Carlo error, which `standard_error` gives by itself.
+        """
+        return mean_and_error(self.estimate)
+
+
+def mean_and_error(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
+    """Mean and standard error sd / sqrt(N) in float64; the error of one value is NaN."""
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return float(values.mean()), float(spread / np.sqrt(len(values)))
+
+
+class _Sums(NamedTuple):
+    """Running sums of w and w^2 relative to exp(peak), for one example."""
+
+    peak: Float[Array, ""]
+    first: Float[Array, ""]
+    second: Float[Array, ""]
+
+    def add(self, log_w: Float[Array, "K"]) -> "_Sums":
+        peak = jnp.maximum(self.peak, jnp.max(log_w))
+        safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
+        old, new = jnp.exp(self.peak - safe), jnp.exp(log_w - safe)
+        return _Sums(
+            peak, self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2)
+        )
+
+
+def log_likelihood(
+    key: PRNGKey,
+    model: Model,
+    xs: Float[Array, "N *event"],
+    *,
+    num_samples: int,
+    chunk_size: int = 100,
+    batch_size: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> LogLikelihood:
+    """Importance-weighted log-likelihood of every example, in memory that does not grow with K.
+
+    `estimate = log mean_k w[k]`, `w[k] = p(x, z_k) / q(z_k|x)`, `z_k ~ q(z|x)`. The example is
+    encoded once; the samples stream in chunks through running sums of w and w^2. Sample k of
+    example i draws from `fold_in(fold_in(key, i), k)`: the estimate depends neither on the batch
+    nor on the chunk, and whatever does not divide is still counted.
+
+    Args:
+        key: one typed key.
+        model: any object with `prior`, `posterior` and `likelihood`.
+        xs: examples as the model sees them, [N, *event].
+        num_samples: K.
+        chunk_size: samples at a time.
+        batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
+        on_progress: called after every batch with the number of examples that are done.
+
+    Returns:
+        `estimate` [N] and its `standard_error` [N], nats; `ess` [N].
+
+    Raises:
+        InputError: a size is below 1, or the shapes do not fit the model.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 5.1; standard error by the delta method,
+    Owen (2013), "Monte Carlo theory, methods and examples", eq. 9.8.
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples, chunk_size=chunk_size)
+    if batch_size is None:
+        batch_size = max(1, 1000 // min(chunk_size, num_samples))
+    chunk_size = min(chunk_size, num_samples)
+    per_example = partial(_log_likelihood, num_samples=num_samples, chunk_size=chunk_size)
+    result = _stream(per_example, model, key, xs, batch_size=batch_size, on_progress=on_progress)
+    return LogLikelihood(*result)
+
+
+def _log_likelihood(
+    model: Model, key: PRNGKey, x: Array, *, num_samples: int, chunk_size: int
+) -> tuple[Array, Array, Array]:
+    q, p = model.posterior(x), model.prior()
+    require_one_event(q, "model.posterior(x)")
+
+    def log_w(k: Array) -> Array:
+        z = sample(q, jax.random.fold_in(key, k))
+        value = log_p_x_given_z(model, x, z) + log_prob(p, z) - log_prob(q, z)
+        return jnp.where(k < num_samples, value, -jnp.inf)
+
+    def chunk(sums: _Sums, start: Array) -> tuple[_Sums, None]:
+        return sums.add(jax.vmap(log_w)(start + jnp.arange(chunk_size))), None
+
+    zero = jnp.zeros(())
+    starts = jnp.arange(0, num_samples, chunk_size)
+    (peak, first, second), _ = jax.lax.scan(chunk, _Sums(-jnp.inf + zero, zero, zero), starts)
+    estimate = peak + jnp.log(first) - jnp.log(float(num_samples))
+    ess = first**2 / second
+    # var(mean w) / mean(w)^2 = (K / ess - 1) / (K - 1)
+    relative_variance = jnp.maximum(num_samples / ess - 1, 0) / max(num_samples - 1, 1)
+    error = jnp.sqrt(relative_variance) if num_samples > 1 else jnp.full((), jnp.nan)
+    return estimate, error, ess
+
+
+def terms(
+    key: PRNGKey,
+    model: Model,
+    xs: Float[Array, "N *event"],
+    *,
+    objective: Objective = objectives.elbo,
+    batch_size: int = 500,
+) -> Terms:
+    """The terms of an objective for every example, as NumPy arrays [N], nats.
+
+    Row i draws from `fold_in(key, i)`: the result does not depend on the batch size.
+
+    Raises:
+        InputError: the shapes do not fit the model.
+    """
+    require_key(key)
+    return _stream(
+        lambda model, key, x: objective(key, model, x), model, key, xs, batch_size=batch_size
+    )
+
+
+class ActiveUnits(NamedTuple):
+    """How much each latent follows the data."""
+
+    variance: Float[np.ndarray, "D"]
+    """Variance over examples of the posterior mean of each latent."""
+    active: Bool[np.ndarray, "D"]
+    """Which of them exceed the threshold."""
+    count: int
+    """How many do."""
+
+
+def active_units(
+    model: Model,
+    xs: Float[Array, "N *event"],
+    *,
+    threshold: float = 0.01,
+    batch_size: int = 500,
+) -> ActiveUnits:
+    """Latents whose posterior mean moves with x: `Var_x(E_q[z_d|x]) > threshold`.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
+    """
+    means = posterior_moments(model, xs, batch_size=batch_size).mean
+    variance = np.asarray(means, np.float64).var(axis=0, ddof=1 if len(means) > 1 else 0)
+    active = variance > threshold
+    return ActiveUnits(variance, active, int(active.sum()))
+
+
+class Moments(NamedTuple):
+    """Mean and variance of q(z|x), per example and latent."""
+
+    mean: Float[np.ndarray, "N D"]
+    variance: Float[np.ndarray, "N D"]
+
+
+def posterior_moments(
+    model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
+) -> Moments:
+    """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D]."""
+
+    def moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
+        q = model.posterior(x)
+        require_one_event(q, "model.posterior(x)")
+        return q.mean, q.variance
+
+    no_draws = jax.random.key(0)
+    return Moments(*_stream(moments, model, no_draws, xs, batch_size=batch_size))
+
+
+def kl_per_latent(
+    model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
+) -> Float[np.ndarray, "D"]:
+    """Mean over examples of KL(q(z_d|x) || N(0, 1)), nats, for a diagonal Gaussian q.
+
+    `kl[d] = (mean[d]^2 + variance[d] - 1 - log variance[d]) / 2`. With a standard normal prior they
+    sum to the mean rate.
+    """
+    mean, variance = posterior_moments(model, xs, batch_size=batch_size)
+    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance))
+    return np.asarray(kl, np.float64).mean(axis=0)
+
+
+def _stream(
+    function: Callable[[Model, PRNGKey, Array], T],
+    model: Model,
+    key: PRNGKey,
+    xs: Float[Array, "N *event"],
+    *,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> T:
+    """`function(model, fold_in(key, i), xs[i])` for every row, a batch a dispatch, as NumPy arrays.
+
+    The last batch is filled up with copies of the last row, so that one compilation serves all.
+    """
+    require_positive(batch_size=batch_size)
+    size = len(xs)
+    if size == 0:
+        raise InputError("xs: expected at least one example, got none")
+    batch_size = min(batch_size, size)
+
+    @jax.jit
+    def batch(model: Model, key: PRNGKey, xs: Array, index: Array) -> T:
+        keys = fold_each(key, index)
+        return jax.vmap(function, in_axes=(None, 0, 0))(model, keys, xs[index])
+
+    xs, parts = jnp.asarray(xs), []
+    for start in range(0, size, batch_size):
+        index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
+        parts.append(jax.block_until_ready(batch(model, key, xs, index)))
+        if on_progress:
+            on_progress(min(start + batch_size, size))
+    return jax.tree.map(lambda *rows: np.concatenate(jax.device_get(rows))[:size], *parts)

@@ -1,0 +1,17 @@
+"""Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
+
+from jaxvae.training.loop import fit, stages
+from jaxvae.training.metrics import Metrics
+from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
+from jaxvae.training.step import TrainState, init, make_step
+
+__all__ = [
+    "Metrics",
+    "TrainState",
+    "fit",
+    "init",
+    "learning_rate_schedule",
+    "linear_warmup",
+    "make_step",
+    "stages",
+]

@@ -1,0 +1,151 @@
+"""Checkpoints: the leaves of a pytree by name, written whole or not at all (orbax)."""
+
+import logging
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jaxvae.types import InputError
+
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """The last and the best checkpoint of a run, in one folder.
+
+    A checkpoint holds arrays alone, each named by its path in the pytree: no code, no pickle. It is
+    written beside the others and renamed into place, so a folder never holds half of one.
+
+    Args:
+        folder: where they lie; made when the first one is saved.
+    """
+
+    def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp  # 0.2 s that `import jaxvae` should not cost
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        self.folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_loss,
+                best_mode="min",
+                preservation_policy=keep.AnyPreservationPolicy(
+                    [keep.LatestN(1), keep.BestN(get_metric_fn=_loss, reverse=True, n=1)]
+                ),
+                # The buffers are donated to the next dispatch, so the save may not outlive its call.
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, tree: Any, *, loss: float | None) -> None:
+        """Save a pytree under a step; `loss` decides which checkpoint is the best.
+
+        Raises:
+            InputError: it could not be written. What was saved before is untouched.
+        """
+        if step in self._manager.all_steps():
+            return
+        metrics = {"loss": float("inf") if loss is None else float(loss)}
+        try:
+            self._manager.save(
+                step, args=self._ocp.args.StandardSave(_by_name(tree)), metrics=metrics
+            )
+        except Exception as error:  # tensorstore reports a full disk as ValueError, OSError, ...
+            raise InputError(
+                f"checkpoint: step {step} could not be written to {self.folder} "
+                f"({_first_line(error)}); earlier checkpoints are intact: make room or choose "
+                "another folder, then resume"
+            ) from error
+
+    def last(self) -> int | None:
+        """The latest step that was saved."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step with the lowest validation loss; the last one where none was measured."""
+        best = self._manager.best_step()
+        measured = best is not None and np.isfinite(self._manager.metrics(best)["loss"])
+        return best if measured else self.last()
+
+    def restore(self, step: int, like: T) -> T:
+        """Restore a step into the structure of `like`.
+
+        Raises:
+            InputError: the checkpoint is damaged, or holds other names, shapes or dtypes.
+        """
+        wanted = _by_name(like)
+        where = f"{self.folder / str(step)}"
+        abstract = jax.tree.map(self._ocp.tree.to_shape_dtype_struct, wanted)
+        try:
+            found = self._manager.item_metadata(step)
+            differing = _differences(wanted, found)
+            if differing:
+                raise InputError(
+                    f"checkpoint: {where} is of another model or optimiser: {differing}"
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                arrays = self._manager.restore(
+                    step, args=self._ocp.args.StandardRestore(abstract)
+                )
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"checkpoint: {where} cannot be read ({_first_line(error)}); "
+                "delete that folder to fall back on an earlier checkpoint"
+            ) from error
+        leaves = [arrays[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _differences(wanted: dict[str, Any], found: Any) -> str:
+    """How the names and shapes of a stored checkpoint differ from those wanted; "" if they don't."""
+    stored = dict(found)
+    for name in [*wanted, *stored]:
+        if name not in stored:
+            return f"{name} is missing"
+        if name not in wanted:
+            return f"{name} is not known to this configuration"
+        shape = tuple(stored[name].shape)
+        if not jax.dtypes.issubdtype(wanted[name].dtype, jax.dtypes.prng_key) and (
+            shape != wanted[name].shape
+        ):
+            return f"{name} has shape {shape}, expected {wanted[name].shape}"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

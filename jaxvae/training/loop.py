@@ -1,0 +1,279 @@
+"""The loop: many steps a dispatch, the data on the device, nothing to the host between stages.
+
+The order of epoch e is `permutation(fold_in(order_key, e))` of the training rows, cut into batches
+of B; the N mod B rows left over are other rows in every epoch. So the batch of step t follows from
+(key, t), and a resumed run sees the same batches as an unbroken one.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxvae.batching import (
+    OBSERVATION_STREAM,
+    ORDER_STREAM,
+    VALIDATION_STREAM,
+    example_keys,
+    map_examples,
+    stream_key,
+)
+from jaxvae.training.metrics import Metrics
+from jaxvae.training.step import Step, TrainState, named
+from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+
+SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to hide the dispatch
+
+
+class DataSet(Protocol):
+    """What the loop needs of a data set; `jaxvae.data.load` returns one."""
+
+    @property
+    def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """Split name -> `x` [N, *event] as stored."""
+        ...
+
+    def observe(self, key: PRNGKey, x: Array, /) -> Array:
+        """One stored example -> one model input."""
+        ...
+
+
+class Stage(NamedTuple):
+    """Where a run stands: at an evaluation, at its end, or where it was asked to stop."""
+
+    state: TrainState
+    metrics: Metrics
+    steps_per_s: float
+    is_evaluation: bool
+
+
+def stages(
+    state: TrainState,
+    step: Step,
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    total_steps: int,
+    eval_every_steps: int,
+    metrics: Metrics | None = None,
+    on_progress: Callable[[int, float], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Stage]:
+    """Train, handing over control at every evaluation.
+
+    The buffers of a yielded state are donated to the next dispatch: copy what is to be kept.
+
+    Args:
+        state: from `init`, or restored.
+        step: from `make_step`.
+        dataset: the training rows are `dataset.splits["train"]["x"]`.
+        batch_size: B, at most the number of training rows.
+        total_steps: the step to end at.
+        eval_every_steps: how many steps lie between two evaluations.
+        metrics: what a restored run had gathered since its last evaluation.
+        on_progress: called with (step, steps a second) after every dispatch.
+        should_stop: asked after every dispatch; the stage yielded then is the last.
+
+    Yields:
+        `Stage`, with the training metrics since the last evaluation.
+
+    Raises:
+        InputError: a size is not usable.
+    """
+    require_positive(
+        batch_size=batch_size, total_steps=total_steps, eval_every_steps=eval_every_steps
+    )
+    x = dataset.splits["train"]["x"]
+    if batch_size > len(x):
+        raise InputError(
+            f"batch_size: expected at most {len(x)}, the size of the training split, "
+            f"got {batch_size}"
+        )
+    rows = jnp.asarray(x)
+    run = make_run(step, dataset.observe, batch_size=batch_size)
+    if metrics is None:
+        metrics = no_metrics(step, state, dataset, batch_size)
+    # A donated buffer is gone for its owner, so the caller's arrays are copied once.
+    state, metrics = jax.tree.map(jnp.copy, (state, metrics))
+    now, dispatch, begin = int(state.step), 1, time.perf_counter()
+    stage_begin, stage_step = begin, now
+    while now < total_steps:
+        boundary = min(total_steps, (now // eval_every_steps + 1) * eval_every_steps)
+        count = min(dispatch, boundary - now)
+        state, metrics = jax.block_until_ready(run(state, metrics, rows, jax.device_put(count)))
+        now += count
+        elapsed, begin = time.perf_counter() - begin, time.perf_counter()
+        # At most fourfold a time: the first dispatch holds the compilation.
+        wanted = int(count * SECONDS_A_DISPATCH / max(elapsed, 1e-9))
+        dispatch = max(1, min(4 * dispatch, max(wanted, dispatch // 4)))
+        steps_per_s = (now - stage_step) / (begin - stage_begin)
+        if on_progress:
+            on_progress(now, steps_per_s)
+        stopping = should_stop() and now < total_steps
+        if now == boundary or stopping:
+            yield Stage(state, metrics, steps_per_s, now == boundary)
+            if stopping:
+                return
+            metrics = jax.tree.map(jnp.zeros_like, metrics)
+            begin = stage_begin = time.perf_counter()
+            stage_step = now
+
+
+def make_run(
+    step: Step, observe: Callable[[PRNGKey, Array], Array], *, batch_size: int
+) -> Callable[[TrainState, Metrics, Array, Array], tuple[TrainState, Metrics]]:
+    """Compile `run(state, metrics, rows, count)`: `count` steps in one dispatch, buffers donated.
+
+    `count` is an array, so one compilation serves every count, and how the steps are dealt out to
+    dispatches cannot change a bit of the result.
+    """
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def run(
+        state: TrainState, metrics: Metrics, rows: Array, count: Int[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        observation_key = stream_key(state.key, OBSERVATION_STREAM)
+        steps_per_epoch = rows.shape[0] // batch_size
+
+        def one(_: Array, carry: Any) -> Any:
+            state, metrics, order, ordered_epoch = carry
+            epoch, position = state.step // steps_per_epoch, state.step % steps_per_epoch
+            order = jax.lax.cond(
+                epoch == ordered_epoch,
+                lambda: order,
+                lambda: epoch_order(state.key, epoch, rows.shape[0]),
+            )
+            index = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+            keys = example_keys(observation_key, state.step, index)
+            batch = {"x": jax.vmap(observe)(keys, rows[index]), "index": index}
+            state, new = step(state, batch)
+            return state, metrics.merge(new), order, epoch
+
+        no_order = jnp.zeros(rows.shape[0], jnp.int32), jnp.int32(-1)
+        state, metrics, *_ = jax.lax.fori_loop(0, count, one, (state, metrics, *no_order))
+        return state, metrics
+
+    return run
+
+
+def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Array, "N"]:
+    """The order of the training rows in an epoch: a permutation drawn from (key, epoch)."""
+    order_key = jax.random.fold_in(stream_key(key, ORDER_STREAM), epoch)
+    return jax.random.permutation(order_key, jnp.arange(size, dtype=jnp.int32))
+
+
+def no_metrics(step: Step, state: TrainState, dataset: DataSet, batch_size: int) -> Metrics:
+    """Metrics of no examples, of the structure that the step returns; nothing is computed."""
+    row = jax.eval_shape(dataset.observe, state.key, dataset.splits["train"]["x"][0])
+    batch = {
+        "x": jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype),
+        "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    _, metrics = jax.eval_shape(step, state, batch)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+
+
+def observe_split(
+    key: PRNGKey, dataset: DataSet, split: str, *, batch_size: int = 1000
+) -> Float[Array, "N *event"]:
+    """A whole split as model inputs, on the device; row i draws from `fold_in(key, i)`."""
+    rows = jnp.asarray(dataset.splits[split]["x"])
+    return jax.jit(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
+
+
+def make_validation(
+    objective: Objective, dataset: DataSet, key: PRNGKey, *, batch_size: int = 500
+) -> Callable[[Model], dict[str, float]]:
+    """Compile `validate(model) -> mean Terms over the validation split`, every row counted once.
+
+    The same draws serve every call, so two calls differ by the model alone. The scale is that of
+    training: `loss` is minus the mean objective, in nats.
+    """
+    noise_key = stream_key(key, VALIDATION_STREAM)
+    xs = observe_split(stream_key(noise_key, OBSERVATION_STREAM), dataset, "valid")
+
+    @jax.jit
+    def means(model: Model, xs: Array) -> Metrics:
+        terms = map_examples(
+            lambda key, x: objective(key, model, x), noise_key, xs, batch_size=batch_size
+        )
+        values = named(terms, xs.shape[0])
+        return Metrics.of({"loss": -values.pop("objective"), **values}, None)
+
+    return lambda model: {name: float(value) for name, value in means(model, xs).items()}
+
+
+def fit(
+    state: TrainState,
+    step: Step,
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    total_steps: int,
+    eval_every_steps: int | None = None,
+    validation: Objective | None = None,
+    on_evaluation: Callable[[TrainState, dict[str, Any]], None] | None = None,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Train to `total_steps`.
+
+    Args:
+        state: from `init`.
+        step: from `make_step`.
+        dataset: from `jaxvae.data.load`, or anything with `splits` and `observe`.
+        batch_size: B, at most the number of training rows.
+        total_steps: the step to end at.
+        eval_every_steps: how many steps lie between two records; a tenth of the run by default.
+        validation: the objective to evaluate on the validation split at every record.
+        on_evaluation: called with the state and the record; the state is valid until it returns.
+
+    Returns:
+        The last state, and the records: `step`, `train` and, with `validation`, `valid`, each a
+        mapping of means in nats.
+
+    Raises:
+        InputError: a size is not usable, or the loss is no longer finite.
+    """
+    history: list[dict[str, Any]] = []
+    if eval_every_steps is None:
+        eval_every_steps = max(1, total_steps // 10)
+    validate = make_validation(validation, dataset, state.key) if validation else None
+    for stage in stages(
+        state,
+        step,
+        dataset,
+        batch_size=batch_size,
+        total_steps=total_steps,
+        eval_every_steps=eval_every_steps,
+    ):
+        state = stage.state
+        record = record_of(stage, validate)
+        history.append(record)
+        if on_evaluation:
+            on_evaluation(state, record)
+    return state, history
+
+
+def record_of(
+    stage: Stage, validate: Callable[[Model], dict[str, float]] | None
+) -> dict[str, Any]:
+    """What an evaluation is worth writing down: step, training means, validation means.
+
+    Raises:
+        InputError: the training loss is not finite.
+    """
+    step = int(stage.state.step)
+    train = {name: float(value) for name, value in stage.metrics.items()}
+    if not np.isfinite(train["loss"]):
+        raise InputError(
+            f"loss: expected finite nats, got {train['loss']} by step {step}; "
+            "lower the learning rate, or look at the data and the objective"
+        )
+    record: dict[str, Any] = {"step": step, "train": train}
+    if validate:
+        record["valid"] = validate(stage.state.model)
+    return record

@@ -1,0 +1,62 @@
+"""Means over examples that merge exactly: sums and a count, kept on the device."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Metrics(Mapping[str, Array]):
+    """Per-example means as a mapping, stored as sums and one count so that they merge.
+
+    `metrics["loss"]` is the mean over all the examples seen; `a.merge(b)` is the metrics of both.
+    Merging weighs by examples, so a ragged last batch is right.
+
+    >>> a = Metrics({"loss": jnp.asarray(6.0)}, jnp.asarray(2.0))
+    >>> b = Metrics({"loss": jnp.asarray(0.0)}, jnp.asarray(1.0))
+    >>> float(a.merge(b)["loss"])
+    2.0
+    """
+
+    def __init__(self, sums: dict[str, Array], count: Float[Array, ""]):
+        self.sums, self.count = sums, count
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Float[Array, "B"]], mask: Float[Array, "B"] | None
+    ) -> "Metrics":
+        """The metrics of one batch, from its per-example values and the weights of the examples."""
+        (size,) = next(iter(values.values())).shape
+        if mask is None:
+            sums = {name: jnp.sum(value) for name, value in values.items()}
+            return cls(sums, jnp.asarray(size, jnp.float32))
+        return cls({name: value @ mask for name, value in values.items()}, jnp.sum(mask))
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """The metrics of the examples of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.sums[name] / self.count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sums)
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def __repr__(self) -> str:
+        return f"Metrics({dict(self)}, count={self.count})"
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], None]:
+        """Children with their names, for `jax.tree_util`."""
+        names = (jax.tree_util.GetAttrKey("sums"), jax.tree_util.GetAttrKey("count"))
+        return list(zip(names, (self.sums, self.count), strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> "Metrics":
+        """The inverse of `tree_flatten_with_keys`."""
+        return cls(*children)

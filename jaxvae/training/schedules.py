@@ -1,0 +1,79 @@
+"""Schedules over steps, refused where they could not finish within the run."""
+
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvae.types import InputError, require_positive
+
+Decay: TypeAlias = Literal["constant", "cosine", "linear"]
+
+
+def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> optax.Schedule:
+    """`end * min(1, step / warmup_steps)`, float32: KL warm-up, when it is the `beta` of `elbo`.
+
+    Args:
+        warmup_steps: the step at which `end` is reached; 0 is constant.
+        total_steps: the length of the run.
+        end: the value after the warm-up.
+
+    Raises:
+        InputError: the warm-up would not end within the run.
+
+    Source: Bowman et al. (2016), "Generating sentences from a continuous space", section 3.1.
+    """
+    require_within("warmup_steps", warmup_steps, total_steps)
+
+    def schedule(step: optax.ScalarOrSchedule) -> jax.Array:
+        fraction = jnp.asarray(step, jnp.float32) / max(warmup_steps, 1)
+        return jnp.asarray(end * (jnp.minimum(fraction, 1.0) if warmup_steps else 1.0), jnp.float32)
+
+    return schedule
+
+
+def learning_rate_schedule(
+    peak: float, total_steps: int, *, warmup_steps: int = 0, decay: Decay = "constant"
+) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then constant, or down to 0 at the last step.
+
+    Args:
+        peak: the highest learning rate, > 0.
+        total_steps: the length of the run.
+        warmup_steps: how many steps the rise takes.
+        decay: what follows it: "constant", "linear" or "cosine".
+
+    Raises:
+        InputError: the rate is not positive, or the warm-up would not end within the run.
+    """
+    if not 0 < peak < float("inf"):
+        raise InputError(f"learning_rate: expected a number above 0, got {peak!r}")
+    require_within("learning_rate_warmup_steps", warmup_steps, total_steps)
+    rest = total_steps - warmup_steps
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, max(rest, 1)),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, max(rest, 1)),
+    }
+    if decay not in after:
+        raise InputError(f"learning_rate_decay: expected one of {', '.join(after)}, got {decay!r}")
+    if warmup_steps == 0:
+        return after[decay]()
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup_steps), after[decay]()], [warmup_steps]
+    )
+
+
+def require_within(name: str, steps: int, total_steps: int) -> None:
+    """Refuse a schedule that could not finish within the run.
+
+    Raises:
+        InputError: `steps` is negative or above `total_steps`.
+    """
+    require_positive(total_steps=total_steps)
+    if steps < 0 or steps > total_steps:
+        raise InputError(
+            f"{name}: expected 0 to {total_steps}, the length of the run, got {steps}; "
+            "a schedule that cannot finish within the run is refused"
+        )

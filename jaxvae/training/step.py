@@ -1,0 +1,134 @@
+"""The training state and the pure step: per-example objective, batch mean, one minus sign, optax."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+
+from jaxvae.batching import example_keys, over_batch, unpack
+from jaxvae.training.metrics import Metrics
+from jaxvae.types import Batch, InputError, Model, Objective, PRNGKey, Terms, require_key
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on: a pytree of arrays.
+
+    The position in the data is a function of `key` and `step` (see `jaxvae.training.loop`), so it
+    is in here too.
+    """
+
+    model: Model
+    opt_state: optax.OptState
+    key: PRNGKey
+    step: Int[Array, ""]
+
+
+Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        key: the run's key; every draw of training is folded from it.
+        model: a pytree, such as an NNX module. Of a module, the `nnx.Param`s are trained; other
+            variables and arrays are constants. Of another pytree, every float array is trained.
+        optimizer: an optax transformation.
+
+    Raises:
+        InputError: the key is not a typed key, or the model has nothing to train.
+    """
+    require_key(key)
+    params, _ = split(model)
+    if not jax.tree.leaves(params):
+        raise InputError(
+            f"model: expected parameters to train, got none in {type(model).__name__}; "
+            "wrap its weights in flax.nnx.Param"
+        )
+    return TrainState(model, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    schedules: Mapping[str, optax.Schedule] | None = None,
+) -> Step:
+    """The pure training step of an objective: jit it, scan it, or shard it.
+
+    `loss = -mean_i objective(key_i, model, x_i)`, the keys folded from (run key, step, index).
+
+    Args:
+        objective: `(key, model, x) -> Terms` or a scalar to ascend, for one example.
+        optimizer: an optax transformation, of descent.
+        schedules: options of the objective that change with the step, such as
+            `{"beta": linear_warmup(...)}`: each is passed to the objective by its name.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
+        and, where there are any, `mask` [B] and `index` [B]. `metrics["loss"]` is the mean loss in
+        nats; the means of the other `Terms` are beside it.
+
+    Raises:
+        InputError: when traced, if the batch or the objective's result is not usable.
+    """
+    schedules = dict(schedules or {})
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        examples = unpack(batch)
+        keys = example_keys(state.key, state.step, examples.index)
+        options = {name: schedule(state.step) for name, schedule in schedules.items()}
+        params, merge = split(state.model)
+
+        def loss(params: Any) -> tuple[Array, Metrics]:
+            terms = over_batch(objective, keys, merge(params), examples.x, **options)
+            values = named(terms, examples.x.shape[0])
+            metrics = Metrics.of(
+                {"loss": -values.pop("objective"), **values}, examples.mask
+            )  # the one minus sign
+            return metrics["loss"], metrics
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes int and float
+            updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        model = merge(optax.apply_updates(params, updates))
+        return TrainState(model, opt_state, state.key, state.step + 1), metrics
+
+    return step
+
+
+def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:
+    """The per-example values by name; a bare scalar objective is named `objective`.
+
+    Raises:
+        InputError: an entry is not one number an example.
+    """
+    values = terms._asdict() if isinstance(terms, Terms) else {"objective": terms}
+    for name, value in values.items():
+        if jnp.shape(value) != (batch_size,):
+            raise InputError(
+                f"objective: expected Terms of scalars or one scalar for one example, got {name} "
+                f"of shape {jnp.shape(value)[1:]}; sum over the event axes"
+            )
+    return values
+
+
+def split(model: Model) -> tuple[Any, Callable[[Any], Model]]:
+    """What is trained in a model, and how to put it back."""
+    if isinstance(model, nnx.Module):
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        return params, lambda params: nnx.merge(graph, params, rest)
+    leaves, tree = jax.tree.flatten(model)
+    trained = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+
+    def merge(params: Any) -> Model:
+        merged = list(leaves)
+        for i, leaf in zip(trained, params, strict=True):
+            merged[i] = leaf
+        return jax.tree.unflatten(tree, merged)
+
+    return [leaves[i] for i in trained], merge
