@@ -21,19 +21,19 @@ def _numpyro_promotion() -> Iterator[None]:
 def log_prob(distribution: Distribution, value: Array) -> Float[Array, ""]:
     """Log-density of one event, nats."""
     with _numpyro_promotion():
-        return distribution.log_prob(value)
+        return jnp.asarray(distribution.log_prob(value))
 
 
 def rsample(distribution: Distribution, key: PRNGKey) -> Array:
     """One reparameterised sample: its gradient flows to the distribution's parameters."""
     with _numpyro_promotion():
-        return distribution.rsample(key)
+        return jnp.asarray(distribution.rsample(key))
 
 
 def sample(distribution: Distribution, key: PRNGKey) -> Array:
     """One sample, whether or not a gradient can flow through it."""
     with _numpyro_promotion():
-        return distribution.sample(key)
+        return jnp.asarray(distribution.sample(key))
 
 
 def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, ""]:

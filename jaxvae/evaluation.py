@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from jaxvae.types import (
     require_key,
     require_positive,
 )
-
-T = TypeVar("T")
 
 
 class LogLikelihood(NamedTuple):
@@ -63,9 +61,7 @@ class _Sums(NamedTuple):
         peak = jnp.maximum(self.peak, jnp.max(log_w))
         safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
         old, new = jnp.exp(self.peak - safe), jnp.exp(log_w - safe)
-        return _Sums(
-            peak, self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2)
-        )
+        return _Sums(peak, self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2))
 
 
 def log_likelihood(
@@ -222,14 +218,14 @@ def kl_per_latent(
 
 
 def _stream(
-    function: Callable[[Model, PRNGKey, Array], T],
+    function: Callable[[Model, PRNGKey, Array], Any],
     model: Model,
     key: PRNGKey,
     xs: Float[Array, "N *event"],
     *,
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
-) -> T:
+) -> Any:
     """`function(model, fold_in(key, i), xs[i])` for every row, a batch a dispatch, as NumPy arrays.
 
     The last batch is filled up with copies of the last row, so that one compilation serves all.
@@ -241,7 +237,7 @@ def _stream(
     batch_size = min(batch_size, size)
 
     @jax.jit
-    def batch(model: Model, key: PRNGKey, xs: Array, index: Array) -> T:
+    def batch(model: Model, key: PRNGKey, xs: Array, index: Array) -> Any:
         keys = fold_each(key, index)
         return jax.vmap(function, in_axes=(None, 0, 0))(model, keys, xs[index])
 

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -72,7 +71,10 @@ def _evaluate(command: Evaluate, terminal: Terminal) -> None:
     )
     print(f"{command.checkpoint} checkpoint of {command.run}, step {step:,}")
     _print_results(results)
-    run.write(f"evaluation-{command.split}-{command.checkpoint}.json", {**results, "step": step})
+    run.write(
+        f"evaluation-{command.split}-{command.checkpoint}.json",
+        {"checkpoint": command.checkpoint, "step": step, **results},
+    )
 
 
 def _sample(command: Sample, _: Terminal) -> None:
@@ -83,7 +85,7 @@ def _sample(command: Sample, _: Terminal) -> None:
     output = command.output or run.path / "samples.png"
     if output.suffix != ".png":
         raise InputError(f"output: expected a file that ends in .png, got {output}")
-    _, model, _ = load_model(run, command.checkpoint)
+    model = load_model(run, command.checkpoint)[1]
     means = figures.prior_samples(model, num=command.num, seed=command.seed)
     with writing(output.parent):
         figures.example_grid(means).savefig(output, dpi=150)
@@ -121,7 +123,9 @@ def _print_results(results: dict[str, Any]) -> None:
         print(f"  {name:<28}{pair[0]:>10.2f} +- {pair[1]:.2f} nats{note}")
 
     k = results["log_likelihood_num_samples"]
-    print(f"{results['split']} split, {results['examples']:,} examples, binarize {results['binarize']}:")
+    print(
+        f"{results['split']} split, {results['examples']:,} examples, binarize {results['binarize']}:"
+    )
     line("ELBO", results["elbo"])
     line("  distortion", results["distortion"])
     line("  rate", results["rate"])

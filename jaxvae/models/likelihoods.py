@@ -62,7 +62,11 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
         InputError: it is empty or has an axis below one.
     """
     shape = tuple(event_shape) if isinstance(event_shape, Sequence) else event_shape
-    if not isinstance(shape, tuple) or not shape or not all(type(n) is int and n > 0 for n in shape):
+    if (
+        not isinstance(shape, tuple)
+        or not shape
+        or not all(type(n) is int and n > 0 for n in shape)
+    ):
         raise InputError(
             f"event_shape: expected a tuple of positive integers such as (28, 28), got {event_shape!r}"
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -14,7 +15,7 @@ from jaxvae.models.likelihoods import (
     require_event_shape,
     variance_of,
 )
-from jaxvae.networks import MLP, Activation
+from jaxvae.networks import MLP, Activation, Initializer
 from jaxvae.types import PRNGKey, require_key, require_positive
 
 
@@ -62,6 +63,7 @@ def vae(
     latent_dim: int = 16,
     hidden: Sequence[int] = (256, 256),
     activation: Activation = "tanh",
+    initializer: Initializer = "lecun_normal",
     likelihood: Likelihood = "bernoulli",
 ) -> VAE:
     """A VAE with fully connected encoder and decoder, the decoder's layers mirrored.
@@ -72,6 +74,7 @@ def vae(
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: what follows each hidden layer.
+        initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of: "bernoulli" (bits) or "gaussian" (reals, one learned variance).
 
     Returns:
@@ -90,10 +93,11 @@ def vae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    size, rngs = math.prod(shape), nnx.Rngs(key)
+    size = math.prod(shape)
+    mlp = partial(MLP, activation=activation, initializer=initializer, rngs=nnx.Rngs(key))
     return VAE(
-        MLP(size, hidden, 2 * latent_dim, activation=activation, rngs=rngs),
-        MLP(latent_dim, tuple(reversed(hidden)), size, activation=activation, rngs=rngs),
+        mlp(size, hidden, 2 * latent_dim),
+        mlp(latent_dim, tuple(reversed(hidden)), size),
         make_likelihood(likelihood),
         latent_dim=latent_dim,
         event_shape=shape,

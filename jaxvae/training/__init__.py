@@ -1,6 +1,6 @@
 """Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
 
-from jaxvae.training.loop import fit, stages
+from jaxvae.training.loop import fit, observe_split, stages
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
 from jaxvae.training.step import TrainState, init, make_step
@@ -13,5 +13,6 @@ __all__ = [
     "learning_rate_schedule",
     "linear_warmup",
     "make_step",
+    "observe_split",
     "stages",
 ]

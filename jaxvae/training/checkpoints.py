@@ -1,6 +1,7 @@
 """Checkpoints: the leaves of a pytree by name, written whole or not at all (orbax)."""
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ import numpy as np
 from jaxvae.types import InputError
 
 T = TypeVar("T")
+
+MARGIN_BYTES = 200_000  # what orbax writes beside the arrays, and file system blocks
 
 
 class Checkpoints:
@@ -55,16 +58,32 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = {"loss": float("inf") if loss is None else float(loss)}
+        arrays = _by_name(tree)
+        self.require_room(tree)
         try:
-            self._manager.save(
-                step, args=self._ocp.args.StandardSave(_by_name(tree)), metrics=metrics
-            )
+            self._manager.save(step, args=self._ocp.args.StandardSave(arrays), metrics=metrics)
         except Exception as error:  # tensorstore reports a full disk as ValueError, OSError, ...
             raise InputError(
                 f"checkpoint: step {step} could not be written to {self.folder} "
                 f"({_first_line(error)}); earlier checkpoints are intact: make room or choose "
                 "another folder, then resume"
             ) from error
+
+    def require_room(self, tree: Any, *, copies: int = 1) -> None:
+        """Refuse a disk without room for so many checkpoints of this pytree.
+
+        Asked before writing, because orbax's threads print pages when the disk fills up under them.
+
+        Raises:
+            InputError: there is less.
+        """
+        size = copies * (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + MARGIN_BYTES)
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise InputError(
+                f"checkpoint: {copies} of them need {size / 1e6:.1f} MB in {self.folder}, where "
+                f"{free / 1e6:.1f} MB are free; make room, then resume (what was saved is intact)"
+            )
 
     def last(self) -> int | None:
         """The latest step that was saved."""
@@ -73,8 +92,8 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the lowest validation loss; the last one where none was measured."""
         best = self._manager.best_step()
-        measured = best is not None and np.isfinite(self._manager.metrics(best)["loss"])
-        return best if measured else self.last()
+        metrics = None if best is None else self._manager.metrics(best)
+        return best if metrics and np.isfinite(metrics["loss"]) else self.last()
 
     def restore(self, step: int, like: T) -> T:
         """Restore a step into the structure of `like`.
@@ -94,9 +113,7 @@ class Checkpoints:
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                arrays = self._manager.restore(
-                    step, args=self._ocp.args.StandardRestore(abstract)
-                )
+                arrays = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
         except InputError:
             raise
         except Exception as error:

@@ -60,7 +60,7 @@ def stages(
     batch_size: int,
     total_steps: int,
     eval_every_steps: int,
-    metrics: Metrics | None = None,
+    gathered: Metrics | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Stage]:
@@ -75,7 +75,7 @@ def stages(
         batch_size: B, at most the number of training rows.
         total_steps: the step to end at.
         eval_every_steps: how many steps lie between two evaluations.
-        metrics: what a restored run had gathered since its last evaluation.
+        gathered: what a restored run had gathered since its last evaluation.
         on_progress: called with (step, steps a second) after every dispatch.
         should_stop: asked after every dispatch; the stage yielded then is the last.
 
@@ -96,8 +96,7 @@ def stages(
         )
     rows = jnp.asarray(x)
     run = make_run(step, dataset.observe, batch_size=batch_size)
-    if metrics is None:
-        metrics = no_metrics(step, state, dataset, batch_size)
+    metrics = gathered or no_metrics(step, state, dataset, batch_size)
     # A donated buffer is gone for its owner, so the caller's arrays are copied once.
     state, metrics = jax.tree.map(jnp.copy, (state, metrics))
     now, dispatch, begin = int(state.step), 1, time.perf_counter()
@@ -258,9 +257,7 @@ def fit(
     return state, history
 
 
-def record_of(
-    stage: Stage, validate: Callable[[Model], dict[str, float]] | None
-) -> dict[str, Any]:
+def record_of(stage: Stage, validate: Callable[[Model], dict[str, float]] | None) -> dict[str, Any]:
     """What an evaluation is worth writing down: step, training means, validation means.
 
     Raises:

@@ -2,9 +2,10 @@
 
 from typing import Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from jaxvae.types import InputError, require_positive
 
@@ -26,7 +27,7 @@ def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> o
     """
     require_within("warmup_steps", warmup_steps, total_steps)
 
-    def schedule(step: optax.ScalarOrSchedule) -> jax.Array:
+    def schedule(step: ArrayLike) -> Array:
         fraction = jnp.asarray(step, jnp.float32) / max(warmup_steps, 1)
         return jnp.asarray(end * (jnp.minimum(fraction, 1.0) if warmup_steps else 1.0), jnp.float32)
 

@@ -123,7 +123,9 @@ def split(model: Model) -> tuple[Any, Callable[[Any], Model]]:
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         return params, lambda params: nnx.merge(graph, params, rest)
     leaves, tree = jax.tree.flatten(model)
-    trained = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    trained = [
+        i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
 
     def merge(params: Any) -> Model:
         merged = list(leaves)

@@ -1,0 +1,20 @@
+"""Every figure of a report, each a function from plain arrays, records or a model to a `Figure`."""
+
+from jaxvae.reports.curves import loss_curves, rate_distortion
+from jaxvae.reports.decoding import prior_samples, reconstruction_means
+from jaxvae.reports.images import example_grid, reconstructions
+from jaxvae.reports.latents import kl_bars, latent_scatter
+from jaxvae.reports.traversals import latent_manifold, latent_traversals
+
+__all__ = [
+    "example_grid",
+    "kl_bars",
+    "latent_manifold",
+    "latent_scatter",
+    "latent_traversals",
+    "loss_curves",
+    "prior_samples",
+    "rate_distortion",
+    "reconstruction_means",
+    "reconstructions",
+]

@@ -1,0 +1,223 @@
+"""The report of a run: one HTML page with its numbers, figures, and all that it was made of."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+from jaxvae import evaluation
+from jaxvae.reports import figures, markup
+from jaxvae.reports.images import as_images
+from jaxvae.reports.numbers import dead_latents, headline
+from jaxvae.runs import RunFolder
+from jaxvae.runs.config import Parts
+from jaxvae.runs.train import load_model, observed
+from jaxvae.types import InputError, Model
+
+PAIRS, SAMPLES = 24, 72
+SCATTERED = 2000
+FEWER = 8  # where examples are not images, each takes a panel of its own
+
+
+class Contents(NamedTuple):
+    """What a page is made from."""
+
+    run: RunFolder
+    which: str
+    parts: Parts
+    model: Model
+    step: int
+    xs: Array
+    labels: np.ndarray | None
+    units: evaluation.ActiveUnits
+    records: list[dict[str, Any]]
+
+
+def write_report(run: RunFolder, which: str = "best") -> Path:
+    """Write `report.html` of a run: its numbers, its figures, and what it was made of.
+
+    Args:
+        run: a run with at least one checkpoint, finished or not.
+        which: the checkpoint that the figures are of, "best" (on the validation split) or "last".
+
+    Returns:
+        The path of the page. It needs no other file, no network and no script.
+
+    Raises:
+        InputError: there is no checkpoint, a file is damaged, or the data have changed.
+    """
+    if which not in ("best", "last"):
+        raise InputError(f'which: expected "best" or "last", got {which!r}')
+    parts, model, step = load_model(run, which)
+    xs = observed(parts, "test")
+    labels = parts.dataset.splits["test"].get("label")
+    units = evaluation.active_units(model, xs)
+    contents = Contents(run, which, parts, model, step, xs, labels, units, run.metrics())
+    name = run.path.resolve().name
+    body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
+    run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
+    return run.report_path
+
+
+def _top(contents: Contents, name: str) -> Iterator[str]:
+    config = contents.parts.config
+    yield markup.heading(name, 1)
+    yield markup.paragraph(
+        f"{contents.parts.dataset.name}, {config.likelihood} likelihood, "
+        f"{config.latent_dim} latents, {_objective(contents)}. "
+        f"Figures are of {_checkpoint(contents)}.",
+        "quiet",
+    )
+    yield from _numbers(contents)
+    if warning := dead_latents(contents.units):
+        yield markup.paragraph(warning, "warning")
+
+
+def _objective(contents: Contents) -> str:
+    config = contents.parts.config
+    samples = f", {config.num_samples} samples an example" if config.num_samples > 1 else ""
+    weight = f", beta {config.beta:g}" if config.beta != 1 else ""
+    return f"trained by {config.objective.upper()}{samples}{weight}"
+
+
+def _checkpoint(contents: Contents) -> str:
+    where = f"step {contents.step:,} of {contents.parts.config.total_steps:,}"
+    if "valid" not in contents.parts.dataset.splits:
+        return f"the last checkpoint, {where} (no validation split to choose a best one by)"
+    rule = "best on the validation split" if contents.which == "best" else "last"
+    return f"the checkpoint of {where} ({rule})"
+
+
+def _numbers(contents: Contents) -> Iterator[str]:
+    yield markup.heading("Numbers")
+    if not (contents.run.path / "results.json").exists():
+        yield markup.paragraph(
+            "This run has no results.json: it was stopped before its evaluation on the test split. "
+            f"Go on with it by: jaxvae train --resume {shlex.quote(str(contents.run.path))}",
+            "warning",
+        )
+        return
+    results, data = contents.run.read("results.json"), contents.run.read("data.json")
+    yield markup.paragraph(
+        f"{results['split'].capitalize()} split, {results['examples']:,} examples; binarisation: "
+        f"{results['binarize']} ({data['binarize_meaning']}). Means over examples with their "
+        "standard errors.",
+        "quiet",
+    )
+    rows = headline(results, event_shape=data["event_shape"], support=data["support"])
+    yield markup.table(rows, "numbers")
+    if contents.which == "last" and "valid" in contents.parts.dataset.splits:
+        yield markup.paragraph(
+            "These numbers are of the best checkpoint, the figures of the last one.", "quiet"
+        )
+
+
+def _figures(contents: Contents) -> Iterator[str]:
+    yield markup.heading("Training")
+    yield from _training(contents)
+    yield markup.heading("Examples")
+    yield from _examples(contents)
+    yield markup.heading("Latents")
+    yield from _latents(contents)
+
+
+def _training(contents: Contents) -> Iterator[str]:
+    records, config = contents.records, contents.parts.config
+    if not records:
+        yield markup.paragraph("No evaluation was written before the run stopped.")
+        return
+    speed = np.median([record["steps_per_s"] for record in records])
+    yield markup.paragraph(f"{speed:,.0f} steps/s (median between evaluations).", "quiet")
+    caption = (
+        "Mean per example, lower is better. Training: over the steps since the point before it"
+    )
+    if "valid" in records[-1]:
+        caption += "; validation: examples held out"
+    caption += "."
+    if config.beta != 1:
+        caption += (
+            f" The rate is weighted by beta = {config.beta:g}: minus the loss is not the ELBO."
+        )
+    if config.kl_warmup_steps:
+        caption += (
+            f" Over the first {config.kl_warmup_steps:,} steps the rate's weight rises in the "
+            "training loss; validation has the full weight throughout."
+        )
+    yield markup.figure(figures.loss_curves(records), "Loss", caption)
+    if "rate" in records[-1]["train"]:
+        yield markup.figure(
+            figures.rate_distortion(records),
+            "Rate and distortion",
+            "The path of training; both are unweighted. Along a dashed line the ELBO stays the "
+            "same, and it rises towards the lower left. Early points may lie outside the frame.",
+        )
+
+
+def _examples(contents: Contents) -> Iterator[str]:
+    model, images = contents.model, as_images(np.asarray(contents.xs)) is not None
+    shown = contents.xs[: PAIRS if images else FEWER]
+    below = "below each" if images else "as a line"
+    yield markup.figure(
+        figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, shown)),
+        "Reconstructions",
+        f"The first {len(shown)} test examples as the model observes them, and {below} the mean of "
+        "p(x|z) at the mean of q(z|x).",
+    )
+    samples = figures.prior_samples(model, num=SAMPLES, seed=0)
+    yield markup.figure(
+        figures.example_grid(samples, columns=12),
+        "Samples from the prior",
+        f"Means of p(x|z) at {SAMPLES} independent draws of z from the prior, none left out.",
+    )
+
+
+def _latents(contents: Contents) -> Iterator[str]:
+    model, xs, labels = contents.model, contents.xs, contents.labels
+    yield markup.figure(
+        figures.kl_bars(evaluation.kl_per_latent(model, xs), contents.units.active),
+        "Rate of each latent",
+        "Mean over the test split, largest first; a dead latent's posterior mean does not follow x "
+        "(its variance is at most 0.01). Latents count from 0.",
+    )
+    means = evaluation.posterior_moments(model, xs).mean
+    coloured = "" if labels is None else ", coloured by label (which training never sees)"
+    yield markup.figure(
+        figures.latent_scatter(means, labels, most=SCATTERED),
+        "Posterior means",
+        f"{min(len(means), SCATTERED):,} test examples on the latents whose posterior means vary "
+        f"most{coloured}.",
+    )
+    if means.shape[1] == 2 and as_images(np.asarray(xs)) is not None:
+        yield markup.figure(
+            figures.latent_manifold(model),
+            "The latent plane",
+            "Means of p(x|z) on a grid of z that is even in prior probability, so the picture "
+            "shows each z in proportion to how often the prior draws it.",
+        )
+        return
+    yield markup.figure(
+        figures.latent_traversals(model, xs),
+        "Traversals",
+        "Means of p(x|z) as one latent goes from -3 to 3, the others held at the posterior mean of "
+        "the first test example; a latent that changes nothing is not used. Latents with the most "
+        "varying posterior means come first.",
+    )
+
+
+def _origin(contents: Contents) -> Iterator[str]:
+    run = contents.run
+    environment = dict(run.read("environment.json"))
+    environment["command"] = shlex.join(environment["command"])
+    environment["commit"] = environment["commit"] or "not known"
+    versions = environment["versions"].items()
+    environment["versions"] = {name: version or "not installed" for name, version in versions}
+    for title, record in (
+        ("Configuration", run.read("config.json")),
+        ("Data", run.read("data.json")),
+        ("Environment", environment),
+    ):
+        yield markup.heading(title)
+        yield markup.values(record)
