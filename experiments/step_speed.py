@@ -4,7 +4,7 @@ Claim: MEASURED
 
     python experiments/step_speed.py --peers DIR --torch-python PYTHON
 
-DIR holds `torch_vae.py` and `numpyro_svi.py`, which take `--workload vae|iwae50 --batch B --steps N` and print one JSON line with
+DIR holds `torch_vae.py` and `numpyro_svi.py`, which take `--workload W --batch B --steps N` and print one JSON line with
 `steps_per_s`; PYTHON is an interpreter with PyTorch. All three run in turn, in processes of their own, for three rounds; the medians
 are compared, since the speed of a machine drifts. Without --peers only jaxvae is timed.
 

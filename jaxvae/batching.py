@@ -74,14 +74,25 @@ def unpack(batch: Batch) -> Examples:
     return Examples(
         x,
         jnp.arange(x.shape[0]) if index is None else jnp.asarray(index),
-        None if mask is None else jnp.asarray(mask, x.dtype),
+        None if mask is None else jnp.asarray(mask, jnp.float32),
     )
 
 
 def over_batch(
-    objective: Objective, keys: Key[Array, "B"], model: Model, x: Array, **options: Any
+    objective: Objective,
+    keys: Key[Array, "B"],
+    model: Model,
+    x: Array,
+    *,
+    batch_coupled: bool = False,
+    **options: Any,
 ) -> Terms | Float[Array, "B"]:
-    """The objective of each example: `jax.vmap` over keys and examples, the model shared."""
+    """The objective of each example: `jax.vmap` over keys and examples, the model shared.
+
+    A batch-coupled objective takes all the keys and all the examples itself.
+    """
+    if batch_coupled:
+        return objective(keys, model, x, **options)
     return jax.vmap(lambda key, x: objective(key, model, x, **options))(keys, x)
 
 

@@ -1,7 +1,11 @@
-"""Lower bounds on log p(x) as functions of log-weights: no models, no networks, no keys.
+"""Bounds on log p(x) as functions of log-weights: no models, no networks, no keys.
 
-`log_w[k] = log p(x, z_k) - log q(z_k | x)` for samples `z_k ~ q(z|x)`, k = 1..K, in nats.
+`log_w[k] = log p(x, z_k) - log q(z_k | x)` for samples `z_k ~ q(z|x)`, k = 1..K, in nats, and
+`w[k] = exp(log_w[k])`. All are lower bounds in expectation but `chi_upper` and the right
+thermodynamic sum. A user's own bound is any function of `log_w`.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ from jaxvae.types import InputError
 def elbo(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     """Evidence lower bound, averaged over samples.
 
-    `elbo = mean_k log_w[k]`, an unbiased estimate of E_q[log_w] <= log p(x).
+    `elbo = mean_k log_w[k]`, an unbiased estimate of E_q[log w] <= log p(x).
 
     Args:
         log_w: log-weights [K], nats.
@@ -36,7 +40,7 @@ def elbo(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 def iwae(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     """Importance-weighted bound of K samples.
 
-    `iwae = log mean_k exp(log_w[k])`; its expectation rises with K, from the ELBO (K = 1) to log p(x).
+    `iwae = log mean_k w[k]`; its expectation rises with K, from the ELBO (K = 1) to log p(x).
 
     Args:
         log_w: log-weights [K], nats.
@@ -53,7 +57,151 @@ def iwae(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", eq. 8.
     """
     _require_samples(log_w)
-    return jax.nn.logsumexp(log_w) - jnp.log(jnp.asarray(log_w.size, log_w.dtype))
+    return _log_mean_exp(log_w)
+
+
+def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
+    """Variational Renyi bound.
+
+    `renyi = log mean_k w[k]^(1 - alpha) / (1 - alpha)`: falls in alpha; the IWAE bound at 0, the ELBO
+    in the limit alpha -> 1, and `vr_max` for alpha -> -inf. The exact bound lies below log p(x) for
+    alpha > 0 and above it for alpha < 0; a finite K biases it downward for alpha < 1.
+
+    Args:
+        log_w: log-weights [K], nats.
+        alpha: the order, any finite number.
+
+    Raises:
+        InputError: `log_w` is not one axis of at least one sample, or alpha is not finite.
+
+    >>> log_w = jnp.log(jnp.array([1.0, 3.0]))
+    >>> round(float(renyi(log_w, 0.5)), 4)
+    0.6238
+
+    Source: Li and Turner (2016), "Renyi divergence variational inference", eq. 6 and 9.
+    """
+    _require_samples(log_w)
+    if not -float("inf") < alpha < float("inf"):
+        raise InputError(f"alpha: expected a finite number, got {alpha!r}")
+    if alpha == 1:
+        return jnp.mean(log_w)
+    return _log_mean_exp((1 - alpha) * log_w) / (1 - alpha)
+
+
+def vr_max(log_w: Float[Array, "K"]) -> Float[Array, ""]:
+    """The largest log-weight, `max_k log_w[k]`: the Renyi bound of order -inf.
+
+    Its expectation exceeds the IWAE bound of the same K by at most log K; it is no lower bound.
+
+    Source: Li and Turner (2016), "Renyi divergence variational inference", section 4.2.
+    """
+    _require_samples(log_w)
+    return jnp.max(log_w)
+
+
+def multiply_iwae(log_w: Float[Array, "M K"]) -> Float[Array, ""]:
+    """Mean of M importance-weighted bounds of K samples each.
+
+    `multiply_iwae = mean_m log mean_k w[m, k]`: the axes in this order, K inside the logarithm.
+
+    Args:
+        log_w: log-weights [M, K], nats.
+
+    Raises:
+        InputError: `log_w` does not have these two axes.
+
+    >>> log_w = jnp.log(jnp.array([[1.0, 3.0], [2.0, 2.0]]))
+    >>> round(float(multiply_iwae(log_w)), 6)
+    0.693147
+
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", eq. 13.
+    """
+    if jnp.ndim(log_w) != 2 or log_w.size == 0:
+        raise InputError(
+            f"log_w: expected two axes [M, K], both at least 1, got shape {jnp.shape(log_w)}"
+        )
+    return jnp.mean(jax.vmap(_log_mean_exp)(log_w))
+
+
+def combination_iwae(log_w: Float[Array, "K"], beta: float) -> Float[Array, ""]:
+    """Mixture of the ELBO and the importance-weighted bound, on the same samples.
+
+    `combination_iwae = beta * elbo(log_w) + (1 - beta) * iwae(log_w)`.
+
+    Args:
+        log_w: log-weights [K], nats.
+        beta: weight of the ELBO, 0 to 1.
+
+    Raises:
+        InputError: `log_w` is not one axis of at least one sample, or beta is out of range.
+
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", eq. 14.
+    """
+    _require_samples(log_w)
+    if not 0 <= beta <= 1:
+        raise InputError(f"beta: expected a number from 0 to 1, got {beta!r}")
+    return beta * jnp.mean(log_w) + (1 - beta) * _log_mean_exp(log_w)
+
+
+def thermodynamic(
+    log_w: Float[Array, "K"],
+    betas: Float[Array, "P"],
+    *,
+    side: Literal["left", "right"] = "left",
+) -> Float[Array, ""]:
+    """Riemann sum of the thermodynamic integral, log p(x) = int_0^1 E_{pi_b}[log w] db.
+
+    `pi_b(z) ~ q(z|x)^(1-b) p(x, z)^b`, whose expectations are self-normalised averages with weights
+    `softmax(b * log_w)`. The integrand rises in b, so the left sum is a lower bound and the right one
+    an upper bound of log p(x), but for the bias of self-normalisation at a finite K.
+
+    Args:
+        log_w: log-weights [K], nats.
+        betas: where the integrand is evaluated, [P], rising from 0; 1 is the last point by itself.
+        side: which end of each interval stands for it.
+
+    Raises:
+        InputError: `log_w` is not one axis of at least one sample, or an option is not usable.
+
+    >>> log_w = jnp.log(jnp.array([1.0, 3.0]))
+    >>> bool(thermodynamic(log_w, jnp.array([0.0])) == elbo(log_w))
+    True
+
+    Source: Masrani, Le and Wood (2019), "The thermodynamic variational objective", eq. 6 and 7.
+    """
+    _require_samples(log_w)
+    if side not in ("left", "right"):
+        raise InputError(f'side: expected "left" or "right", got {side!r}')
+    if jnp.ndim(betas) != 1 or betas.size == 0:
+        raise InputError(f"betas: expected one axis of at least one point, got {jnp.shape(betas)}")
+    ends = jnp.concatenate([betas, jnp.ones(1, betas.dtype)])
+    points = ends[:-1] if side == "left" else ends[1:]
+    expectations = jax.vmap(lambda b: jax.nn.softmax(b * log_w) @ log_w)(points)
+    return jnp.diff(ends) @ expectations
+
+
+def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:
+    """Chi upper bound, `log mean_k w[k]^order / order`, for order >= 1.
+
+    The exact bound, log E_q[w^n] / n, lies above log p(x); a finite K biases the estimate downward.
+
+    Args:
+        log_w: log-weights [K], nats.
+        order: n, at least 1; at 1 this is the IWAE bound.
+
+    Raises:
+        InputError: `log_w` is not one axis of at least one sample, or the order is below 1.
+
+    Source: Dieng et al. (2017), "Variational inference via chi upper bound minimization", eq. 2.
+    """
+    _require_samples(log_w)
+    if not 1 <= order < float("inf"):
+        raise InputError(f"order: expected a finite number of at least 1, got {order!r}")
+    return _log_mean_exp(order * log_w) / order
+
+
+def _log_mean_exp(a: Float[Array, "K"]) -> Float[Array, ""]:
+    return jax.nn.logsumexp(a) - jnp.log(jnp.asarray(a.size, a.dtype))
 
 
 def _require_samples(log_w: Float[Array, "K"]) -> None:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from jaxvae import objectives
 from jaxvae.batching import fold_each
 from jaxvae.distributions import log_prob, require_one_event, sample
-from jaxvae.objectives import log_likelihood as log_p_x_given_z
+from jaxvae.sampling import kl_each, require_latents
+from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.types import (
     InputError,
     Model,
@@ -104,8 +105,16 @@ def log_likelihood(
     if batch_size is None:
         batch_size = max(1, 1000 // min(chunk_size, num_samples))
     chunk_size = min(chunk_size, num_samples)
-    per_example = partial(_log_likelihood, num_samples=num_samples, chunk_size=chunk_size)
-    result = _stream(per_example, model, key, xs, batch_size=batch_size, on_progress=on_progress)
+    result = _stream(
+        _log_likelihood,
+        model,
+        key,
+        xs,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        num_samples=num_samples,
+        chunk_size=chunk_size,
+    )
     return LogLikelihood(*result)
 
 
@@ -113,7 +122,7 @@ def _log_likelihood(
     model: Model, key: PRNGKey, x: Array, *, num_samples: int, chunk_size: int
 ) -> tuple[Array, Array, Array]:
     q, p = model.posterior(x), model.prior()
-    require_one_event(q, "model.posterior(x)")
+    require_latents(q, p)
 
     def log_w(k: Array) -> Array:
         z = sample(q, jax.random.fold_in(key, k))
@@ -150,9 +159,11 @@ def terms(
         InputError: the shapes do not fit the model.
     """
     require_key(key)
-    return _stream(
-        lambda model, key, x: objective(key, model, x), model, key, xs, batch_size=batch_size
-    )
+    return _stream(_terms, model, key, xs, batch_size=batch_size, objective=objective)
+
+
+def _terms(model: Model, key: PRNGKey, x: Array, *, objective: Objective) -> Any:
+    return objective(key, model, x)
 
 
 class ActiveUnits(NamedTuple):
@@ -194,39 +205,46 @@ def posterior_moments(
     model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
 ) -> Moments:
     """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D]."""
-
-    def moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
-        q = model.posterior(x)
-        require_one_event(q, "model.posterior(x)")
-        return q.mean, q.variance
-
     no_draws = jax.random.key(0)
-    return Moments(*_stream(moments, model, no_draws, xs, batch_size=batch_size))
+    return Moments(*_stream(_moments, model, no_draws, xs, batch_size=batch_size))
+
+
+def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
+    q = model.posterior(x)
+    require_one_event(q, "model.posterior(x)")
+    return q.mean, q.variance
 
 
 def kl_per_latent(
     model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
 ) -> Float[np.ndarray, "D"]:
-    """Mean over examples of KL(q(z_d|x) || N(0, 1)), nats, for a diagonal Gaussian q.
+    """Mean over examples of KL(q(z_d|x) || p(z_d)), nats; they sum to the mean rate.
 
-    `kl[d] = (mean[d]^2 + variance[d] - 1 - log variance[d]) / 2`. With a standard normal prior they
-    sum to the mean rate.
+    Raises:
+        InputError: posterior or prior does not factorise over latents, or there is no closed form.
     """
-    mean, variance = posterior_moments(model, xs, batch_size=batch_size)
-    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance))
+    no_draws = jax.random.key(0)
+    kl = _stream(_kl_each, model, no_draws, xs, batch_size=batch_size)
     return np.asarray(kl, np.float64).mean(axis=0)
 
 
+def _kl_each(model: Model, _: PRNGKey, x: Array) -> Array:
+    return kl_each(model.posterior(x), model.prior())
+
+
 def _stream(
-    function: Callable[[Model, PRNGKey, Array], Any],
+    function: Callable[..., Any],
     model: Model,
     key: PRNGKey,
     xs: Float[Array, "N *event"],
     *,
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
+    **options: Any,
 ) -> Any:
-    """`function(model, fold_in(key, i), xs[i])` for every row, a batch a dispatch, as NumPy arrays.
+    """`function(model, fold_in(key, i), xs[i], **options)` for every row, as NumPy arrays.
+
+    A batch is a dispatch. The same function and options are compiled once for all calls.
 
     The last batch is filled up with copies of the last row, so that one compilation serves all.
     """
@@ -234,17 +252,37 @@ def _stream(
     size = len(xs)
     if size == 0:
         raise InputError("xs: expected at least one example, got none")
+    if jax.tree.leaves(model) == [model]:  # an object that is no pytree: constant for the compiler
+        model = _Constant(model)
     batch_size = min(batch_size, size)
 
-    @jax.jit
-    def batch(model: Model, key: PRNGKey, xs: Array, index: Array) -> Any:
-        keys = fold_each(key, index)
-        return jax.vmap(function, in_axes=(None, 0, 0))(model, keys, xs[index])
-
     xs, parts = jnp.asarray(xs), []
+    named_options = tuple(sorted(options.items()))
     for start in range(0, size, batch_size):
         index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
-        parts.append(jax.block_until_ready(batch(model, key, xs, index)))
+        batch = _batch(function, named_options, model, key, xs, index)
+        parts.append(jax.block_until_ready(batch))
         if on_progress:
             on_progress(min(start + batch_size, size))
     return jax.tree.map(lambda *rows: np.concatenate(jax.device_get(rows))[:size], *parts)
+
+
+@jax.tree_util.register_static
+class _Constant:
+    def __init__(self, model: Model):
+        self.model = model
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _batch(
+    function: Callable[..., Any],
+    options: tuple[tuple[str, Any], ...],
+    model: Model,
+    key: PRNGKey,
+    xs: Array,
+    index: Array,
+) -> Any:
+    if isinstance(model, _Constant):
+        model = model.model
+    per_example = partial(function, **dict(options))
+    return jax.vmap(per_example, in_axes=(None, 0, 0))(model, fold_each(key, index), xs[index])

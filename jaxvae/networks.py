@@ -87,6 +87,12 @@ class MLP(nnx.Module):
         initializer: Initializer = "lecun_normal",
         rngs: nnx.Rngs,
     ):
+        if not isinstance(hidden, Sequence):
+            raise InputError(
+                f"hidden: expected a sequence of widths such as (256, 256), got {hidden!r}"
+            )
+        for width in hidden:
+            require_positive(hidden=width)
         sizes = (in_features, *hidden, out_features)
         self.layers = nnx.List(
             linear(fan_in, fan_out, initializer=initializer, rngs=rngs)
@@ -96,6 +102,12 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "out_features"]:
         """Map one example, of any shape, to a vector."""
+        expected = self.layers[0].in_features
+        if x.size != expected:
+            raise InputError(
+                f"x: expected one example of {expected} values, got shape {x.shape}; "
+                "jax.vmap the call over a batch axis"
+            )
         h = x.reshape(-1)
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))

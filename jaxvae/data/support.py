@@ -42,10 +42,8 @@ def require_support(dataset: Dataset, likelihood_support: constraints.Constraint
     >>> require_support(digits, constraints.independent(constraints.boolean, 2))
     """
     needed = _one_value(likelihood_support)
-    if name := _name(needed):
-        fits = dataset.support_name in _FITS[name]
-    else:
-        fits = _values_fit(dataset, needed)
+    name = _name(needed)
+    fits = dataset.support_name in _FITS[name] if name else _values_fit(dataset, needed)
     if not fits:
         raise InputError(
             f"dataset {dataset.name!r}: the likelihood needs {_WORDS.get(name, repr(needed))}, "

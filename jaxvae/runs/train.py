@@ -21,7 +21,6 @@ from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import make_validation, no_metrics, observe_split, record_of
 from jaxvae.types import InputError, Model
 
-
 ELBO_SAMPLES = 100
 EVALUATION_ROWS = 5_000  # decoder rows in one dispatch, which bounds the memory
 

@@ -240,6 +240,10 @@ def fit(
     history: list[dict[str, Any]] = []
     if eval_every_steps is None:
         eval_every_steps = max(1, total_steps // 10)
+    if validation is not None and "valid" not in dataset.splits:
+        raise InputError(
+            f"validation: expected a data set with a valid split, got {', '.join(dataset.splits)}"
+        )
     validate = make_validation(validation, dataset, state.key) if validation else None
     for stage in stages(
         state,

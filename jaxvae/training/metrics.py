@@ -33,7 +33,7 @@ class Metrics(Mapping[str, Array]):
         if mask is None:
             sums = {name: jnp.sum(value) for name, value in values.items()}
             return cls(sums, jnp.asarray(size, jnp.float32))
-        return cls({name: value @ mask for name, value in values.items()}, jnp.sum(mask))
+        return cls({name: jnp.sum(value * mask) for name, value in values.items()}, jnp.sum(mask))
 
     def merge(self, other: "Metrics") -> "Metrics":
         """The metrics of the examples of both."""

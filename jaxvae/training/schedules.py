@@ -16,7 +16,7 @@ def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> o
     """`end * min(1, step / warmup_steps)`, float32: KL warm-up, when it is the `beta` of `elbo`.
 
     Args:
-        warmup_steps: the step at which `end` is reached; 0 is constant.
+        warmup_steps: the step at which `end` is reached, below `total_steps`; 0 is constant.
         total_steps: the length of the run.
         end: the value after the warm-up.
 
@@ -37,7 +37,7 @@ def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> o
 def learning_rate_schedule(
     peak: float, total_steps: int, *, warmup_steps: int = 0, decay: Decay = "constant"
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then constant, or down to 0 at the last step.
+    """Linear warm-up from 0 to `peak`, then constant, or down to 0 at the end.
 
     Args:
         peak: the highest learning rate, > 0.
@@ -70,11 +70,11 @@ def require_within(name: str, steps: int, total_steps: int) -> None:
     """Refuse a schedule that could not finish within the run.
 
     Raises:
-        InputError: `steps` is negative or above `total_steps`.
+        InputError: `steps` is negative, or not below `total_steps`.
     """
     require_positive(total_steps=total_steps)
-    if steps < 0 or steps > total_steps:
+    if not 0 <= steps < total_steps:
         raise InputError(
-            f"{name}: expected 0 to {total_steps}, the length of the run, got {steps}; "
+            f"{name}: expected 0 to {total_steps - 1}, the last step of the run, got {steps}; "
             "a schedule that cannot finish within the run is refused"
         )

@@ -44,6 +44,7 @@ def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) ->
     """
     require_key(key)
     params, _ = split(model)
+    _require_untied(model)
     if not jax.tree.leaves(params):
         raise InputError(
             f"model: expected parameters to train, got none in {type(model).__name__}; "
@@ -52,11 +53,22 @@ def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) ->
     return TrainState(model, optimizer.init(params), key, jnp.zeros((), jnp.int32))
 
 
+def _require_untied(model: Model) -> None:
+    if isinstance(model, nnx.Module) and (
+        len(jax.tree.leaves(nnx.state(model))) < len(jax.tree.leaves(model))
+    ):
+        raise InputError(
+            "model: expected every variable in one place, got one that is shared; as a pytree its "
+            "copies would drift apart, so keep it under one name and use it twice"
+        )
+
+
 def make_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
     schedules: Mapping[str, optax.Schedule] | None = None,
+    batch_coupled: bool = False,
 ) -> Step:
     """The pure training step of an objective: jit it, scan it, or shard it.
 
@@ -67,6 +79,8 @@ def make_step(
         optimizer: an optax transformation, of descent.
         schedules: options of the objective that change with the step, such as
             `{"beta": linear_warmup(...)}`: each is passed to the objective by its name.
+        batch_coupled: whether the objective takes the whole batch, `(keys [B], model, xs [B, *event])`,
+            and returns `Terms` of [B]: those of `jaxvae.coupled` do.
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
@@ -85,7 +99,14 @@ def make_step(
         params, merge = split(state.model)
 
         def loss(params: Any) -> tuple[Array, Metrics]:
-            terms = over_batch(objective, keys, merge(params), examples.x, **options)
+            terms = over_batch(
+                objective,
+                keys,
+                merge(params),
+                examples.x,
+                batch_coupled=batch_coupled,
+                **options,
+            )
             values = named(terms, examples.x.shape[0])
             metrics = Metrics.of(
                 {"loss": -values.pop("objective"), **values}, examples.mask

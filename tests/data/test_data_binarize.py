@@ -31,22 +31,22 @@ def digits():
 
 def test_dynamic_frequencies_are_the_pixels(digits):
     x = digits.splits["train"]["x"][3]
-    keys = jax.random.split(jax.random.key(0), _DRAWS)
+    keys, other_keys = jax.random.split(jax.random.key(0), (2, _DRAWS))
     bits = np.asarray(jax.jit(jax.vmap(digits.observe, (0, None)))(keys, x))
     assert bits.dtype == np.float32
     assert np.unique(bits).tolist() == [0, 1]
     assert _frequencies_agree(bits, x / 16)
     # Broken twins: a scale that is a little off, a threshold, one draw for all.
-    wrong_scale = jax.vmap(lambda key: bernoulli(key, jnp.asarray(x / 17, jnp.float32)))(keys)
+    wrong_scale = jax.vmap(lambda key: bernoulli(key, jnp.asarray(x / 17, jnp.float32)))(other_keys)
     assert not _frequencies_agree(np.asarray(wrong_scale), x / 16)
     assert not _frequencies_agree(np.tile(x > 8, (_DRAWS, 1, 1)), x / 16)
     assert not _frequencies_agree(np.tile(bits[:1], (_DRAWS, 1, 1)), x / 16)
 
 
 def test_dynamic_is_exactly_uniform_below_x(digits):
-    x, key = digits.splits["train"]["x"][3], jax.random.key(4)
-    expected = jax.random.uniform(key, (8, 8)) < x / 16
-    np.testing.assert_array_equal(digits.observe(key, x), expected)
+    x = digits.splits["train"]["x"][3]
+    expected = jax.random.uniform(jax.random.key(4), (8, 8)) < jnp.asarray(x / 16, jnp.float32)
+    np.testing.assert_array_equal(digits.observe(jax.random.key(4), x), expected)
     assert digits.support is constraints.boolean
     assert digits.scale == 16
 

@@ -1,0 +1,95 @@
+"""Objectives with one deliberate bug each, which the checks of the correct ones must reject."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import bounds, objectives, sampling
+from jaxvae.distributions import analytic_kl
+from jaxvae.types import Terms
+
+
+def _parts(key, model, x, num_samples, kl):
+    s = sampling.draw(key, model, x, num_samples)
+    distortion = -jnp.mean(s.log_p_x_z)
+    rate = analytic_kl(s.q, s.p) if kl == "analytic" else jnp.mean(s.log_q_z_x - s.log_p_z)
+    return s, distortion, rate
+
+
+def kl_of_wrong_sign(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
+    _, distortion, rate = _parts(key, model, x, num_samples, kl)
+    return Terms(rate - distortion, rate - distortion, distortion, rate)
+
+
+def kl_averaged_over_latents(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
+    s, distortion, rate = _parts(key, model, x, num_samples, kl)
+    rate = rate / s.z.shape[-1]
+    return Terms(-(distortion + rate), -(distortion + rate), distortion, rate)
+
+
+def distortion_averaged_over_event(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
+    _, distortion, rate = _parts(key, model, x, num_samples, kl)
+    distortion = distortion / x.size
+    return Terms(-(distortion + rate), -(distortion + rate), distortion, rate)
+
+
+class _Detached:
+    """A model whose posterior cannot be told from the original but by its gradient."""
+
+    def __init__(self, model):
+        self.prior, self.likelihood = model.prior, model.likelihood
+        self.model = model
+
+    def posterior(self, x):
+        return jax.lax.stop_gradient(self.model.posterior(x))
+
+
+def detached_samples(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
+    s = sampling.draw(key, _Detached(model), x, num_samples)
+    q, p = model.posterior(x), model.prior()
+    log_q_z_x = jax.vmap(q.log_prob)(s.z)
+    rate = analytic_kl(q, p) if kl == "analytic" else jnp.mean(log_q_z_x - s.log_p_z)
+    bound = jnp.mean(s.log_p_x_z) - rate
+    return Terms(bound, bound, -jnp.mean(s.log_p_x_z), rate)
+
+
+def one_sample_for_all(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
+    del num_samples
+    return objectives.elbo(key, model, x, num_samples=1, kl=kl)
+
+
+def iwae_twin(bound: Callable) -> Callable:
+    """`iwae` with another function of the log-weights as its bound."""
+
+    def objective(key, model, x, *, num_samples) -> Terms:
+        s, distortion, rate = _parts(key, model, x, num_samples, "monte_carlo")
+        value = bound(s.log_w)
+        return Terms(value, value, distortion, rate)
+
+    return objective
+
+
+def iwae_of_one_sample(key, model, x, *, num_samples) -> Terms:
+    del num_samples
+    return objectives.iwae(key, model, x, num_samples=1)
+
+
+# Functions of log_w, each a bug that a library has shipped.
+def missing_log_k(log_w):
+    return jax.nn.logsumexp(log_w)
+
+
+def self_normalised(log_w):
+    return jnp.sum(jax.nn.softmax(log_w) * log_w)
+
+
+def largest(log_w):
+    return jnp.max(log_w)
+
+
+def weights_without_log(log_w):
+    return jnp.log(jnp.mean(jnp.exp(log_w)))
+
+
+mean_not_logsumexp = bounds.elbo

@@ -1,0 +1,142 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvae as jv
+from jaxvae import batching
+from tests.support import oracles
+from tests.support.refusals import refused
+
+
+def data(key):
+    return np.asarray(jax.random.key_data(key))
+
+
+def check_example_keys(function):
+    key, index = jax.random.key(3), jnp.array([5, 0, 2**31 - 1])
+    got = data(function(key, 7, index))
+    for row, i in zip(got, index, strict=True):
+        np.testing.assert_array_equal(row, data(jax.random.fold_in(jax.random.fold_in(key, 7), i)))
+
+
+def test_key_of_an_example_is_folded_from_step_and_index():
+    check_example_keys(batching.example_keys)
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        lambda key, step, index: jax.random.split(jax.random.fold_in(key, step), len(index)),
+        lambda key, step, index: batching.example_keys(key, step, jnp.arange(len(index))),
+        lambda key, step, index: batching.fold_each(key, index),
+    ],
+    ids=["split", "local index", "without step"],
+)
+def test_check_of_keys_rejects(twin):
+    with pytest.raises(AssertionError):
+        check_example_keys(twin)
+
+
+def test_streams_are_apart_from_steps_and_from_each_other():
+    key = jax.random.key(0)
+    names = batching.ORDER_STREAM, batching.OBSERVATION_STREAM, batching.VALIDATION_STREAM
+    streams = [batching.stream_key(key, name) for name in names]
+    # The largest step that an int32 counter can hold comes before every stream.
+    steps = [jax.random.fold_in(key, step) for step in (0, 1, 2, 2**31 - 1)]
+    assert len({data(k).tobytes() for k in streams + steps}) == len(streams) + len(steps)
+    last = data(jax.random.fold_in(key, jnp.uint32(2**32 - 1)))
+    np.testing.assert_array_equal(data(streams[0]), last)
+
+
+def check_map(mapping):
+    """Bits of the row and of its key, at any batch size, the last batch ragged."""
+    xs, key = jnp.arange(22.0).reshape(11, 2), jax.random.key(1)
+
+    def function(key, x):
+        return x + jax.random.normal(key, (2,)), jnp.sum(x)
+
+    keys = [jax.random.fold_in(key, i) for i in range(11)]
+    noise = np.stack([jax.random.normal(k, (2,)) for k in keys])
+    for batch_size in (1, 3, 4, 11, 100):
+        value, total = jax.jit(partial(mapping, function, batch_size=batch_size))(key, xs)
+        np.testing.assert_allclose(value, xs + noise, rtol=1e-6)
+        np.testing.assert_array_equal(total, np.sum(xs, axis=1))
+
+
+def test_map_examples_does_not_depend_on_the_batch_size():
+    check_map(batching.map_examples)
+
+
+def test_check_of_map_rejects_a_dropped_remainder_and_keys_of_the_batch():
+    def dropping(function, key, xs, *, batch_size):
+        size = len(xs) // batch_size * batch_size
+        return batching.map_examples(function, key, xs[:size], batch_size=batch_size)
+
+    def one_key_a_batch(function, key, xs, *, batch_size):
+        keys = batching.fold_each(key, jnp.arange(len(xs)) // batch_size)
+        return jax.vmap(function)(keys, xs)
+
+    for twin in (dropping, one_key_a_batch):
+        with pytest.raises((AssertionError, jv.InputError)):
+            check_map(twin)
+
+
+def test_map_examples_refuses_no_rows_and_bad_sizes():
+    function, key = (lambda key, x: x), jax.random.key(0)
+    for rows in (jnp.zeros((0, 2)), jnp.zeros(())):
+        with refused("xs", str(rows.shape)):
+            batching.map_examples(function, key, rows, batch_size=2)
+    for size in (0, True, 1.5):
+        with refused("batch_size", repr(size)):
+            batching.map_examples(function, key, jnp.zeros((3, 2)), batch_size=size)
+
+
+def test_over_batch_is_the_objective_of_each_example():
+    model = oracles.linear_gaussian()
+    xs = jnp.asarray(oracles.draw_x(model, 0, 4))
+    keys = batching.example_keys(jax.random.key(0), 0, jnp.arange(4))
+    terms = jax.jit(partial(batching.over_batch, jv.elbo, beta=2.0))(keys, model, xs)
+    one = jax.jit(partial(jv.elbo, beta=2.0))
+    each = [one(k, model, x) for k, x in zip(keys, xs, strict=True)]
+    np.testing.assert_allclose(np.stack(terms, axis=1), np.array(each), rtol=2e-6)
+
+
+def test_unpack_fills_in_the_index():
+    x = np.ones((3, 2), np.float32)
+    for batch in (x, {"x": x}, {"x": x, "label": np.zeros(3, np.int32)}):
+        examples = batching.unpack(batch)
+        np.testing.assert_array_equal(examples.x, x)
+        np.testing.assert_array_equal(examples.index, [0, 1, 2])
+        assert examples.mask is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
+def test_unpack_keeps_the_weights_whatever_the_type_of_x(dtype):
+    for mask in ([1.0, 0.5], [True, False], [1, 0]):
+        got = batching.unpack({"x": jnp.ones((2, 2), dtype), "mask": jnp.asarray(mask)}).mask
+        np.testing.assert_array_equal(got, np.float32(mask))
+        assert got.dtype == jnp.float32, "weights and their sum need float32"
+
+
+X = jnp.ones((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({}, ("x",)),
+        ({"mask": jnp.ones(3)}, ("x", "mask")),
+        ({"x": X, "weight": jnp.ones(3)}, ("weight",)),
+        ({"x": X, "mask": jnp.ones(2)}, ("mask", "(3,)", "(2,)")),
+        ({"x": X, "mask": jnp.ones((3, 1))}, ("mask", "(3,)", "(3, 1)")),
+        ({"x": X, "index": jnp.arange(4)}, ("index", "(3,)", "(4,)")),
+        (jnp.ones(3), ("x", "(3,)")),
+        (jnp.ones((0, 2)), ("x", "(0, 2)")),
+    ],
+)
+def test_unpack_refuses(batch, words):
+    with refused("batch", *words):
+        batching.unpack(batch)
