@@ -5,8 +5,8 @@ Claim: MEASURED
     python experiments/step_speed.py --peers DIR --torch-python PYTHON
 
 DIR holds `torch_vae.py` and `numpyro_svi.py`, which take `--workload W --batch B --steps N` and print one JSON line with
-`steps_per_s`; PYTHON is an interpreter with PyTorch. All three run in turn, in processes of their own, for three rounds; the medians
-are compared, since the speed of a machine drifts. Without --peers only jaxvae is timed.
+`steps_per_s`; PYTHON is an interpreter with PyTorch. All three run in turn, in processes of their own, for three rounds, and the
+medians are compared, since the speed of a machine drifts. Without --peers only jaxvae is timed.
 
 Workloads: `vae` 784-400-400-z20, tanh, Bernoulli, closed-form KL, one sample; `iwae50` 784-200-200-z50, tanh, K = 50. Adam 1e-3,
 float32, 60,000 rows of bits on the device.
