@@ -252,15 +252,15 @@ def _stream(
     size = len(xs)
     if size == 0:
         raise InputError("xs: expected at least one example, got none")
-    if jax.tree.leaves(model) == [model]:  # an object that is no pytree: constant for the compiler
-        model = _Constant(model)
+    is_pytree = jax.tree.leaves(model) != [model]
+    held = model if is_pytree else _Constant(model)
     batch_size = min(batch_size, size)
 
     xs, parts = jnp.asarray(xs), []
     named_options = tuple(sorted(options.items()))
     for start in range(0, size, batch_size):
         index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
-        batch = _batch(function, named_options, model, key, xs, index)
+        batch = _batch(function, named_options, held, key, xs, index)
         parts.append(jax.block_until_ready(batch))
         if on_progress:
             on_progress(min(start + batch_size, size))
@@ -269,6 +269,8 @@ def _stream(
 
 @jax.tree_util.register_static
 class _Constant:
+    """A model that is no pytree: a constant for the compiler."""
+
     def __init__(self, model: Model):
         self.model = model
 
@@ -277,12 +279,11 @@ class _Constant:
 def _batch(
     function: Callable[..., Any],
     options: tuple[tuple[str, Any], ...],
-    model: Model,
+    held: Model | _Constant,
     key: PRNGKey,
     xs: Array,
     index: Array,
 ) -> Any:
-    if isinstance(model, _Constant):
-        model = model.model
+    model = held.model if isinstance(held, _Constant) else held
     per_example = partial(function, **dict(options))
     return jax.vmap(per_example, in_axes=(None, 0, 0))(model, fold_each(key, index), xs[index])

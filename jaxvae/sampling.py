@@ -76,20 +76,20 @@ def kl_each(q: Distribution, p: Distribution) -> Float[Array, "D"]:
     Raises:
         InputError: one of them does not factorise over its latents, or no closed form is known.
     """
-    parts = [_factors(q), _factors(p)]
-    if None in parts:
+    q_each, p_each = _factors(q), _factors(p)
+    if q_each is None or p_each is None:
         raise InputError(
             "kl: expected a posterior and a prior that factorise over latents, got "
             f"{describe(q)} and {describe(p)}"
         )
-    return analytic_kl(*parts)  # type: ignore[arg-type]
+    return analytic_kl(q_each, p_each)
 
 
 def _factors(distribution: Distribution) -> Distribution | None:
     """The D distributions of one latent each, as a batch, or None where there are none."""
-    base = getattr(distribution, "base_dist", None)
-    factorises = isinstance(distribution, Independent) and base is not None
-    return base if factorises and base.event_shape == () else None
+    if not isinstance(distribution, Independent) or distribution.base_dist.event_shape != ():
+        return None
+    return distribution.base_dist
 
 
 def require_latents(q: Distribution, p: Distribution) -> None:

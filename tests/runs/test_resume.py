@@ -155,6 +155,16 @@ def test_two_processes_cannot_share_a_folder(unbroken, cache):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_another_configuration_is_refused(unbroken, cache):
+    run, _ = unbroken
+    process = jaxvae("train", "--resume", run.path, "--learning-rate", "0.5", cache=cache)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "learning_rate is 0.001" in err
+    assert "cannot become 0.5" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_what_lies_after_the_checkpoint_is_dropped_from_the_metrics(tmp_path):
     run = RunFolder(tmp_path)
     for step in (10, 20, 30):
