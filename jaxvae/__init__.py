@@ -1,7 +1,17 @@
 """jaxvae: variational autoencoders as pure functions. One example, one key, one bound."""
 
-from jaxvae import bounds, data, evaluation, models, networks, training
-from jaxvae.objectives import elbo, iwae
+from jaxvae import (
+    autonomous,
+    bounds,
+    coupled,
+    data,
+    evaluation,
+    gradients,
+    models,
+    networks,
+    training,
+)
+from jaxvae.objectives import elbo, importance_weighted, iwae, multiply_iwae, partially_iwae
 from jaxvae.types import InputError, Model, Terms
 
 __version__ = "0.1.0"
@@ -10,12 +20,18 @@ __all__ = [
     "InputError",
     "Model",
     "Terms",
+    "autonomous",
     "bounds",
+    "coupled",
     "data",
     "elbo",
     "evaluation",
+    "gradients",
+    "importance_weighted",
     "iwae",
     "models",
+    "multiply_iwae",
     "networks",
+    "partially_iwae",
     "training",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvae import objectives
 from jaxvae.batching import fold_each
-from jaxvae.distributions import log_prob, require_one_event, sample
+from jaxvae.distributions import describe, log_prob, require_one_event, sample_with_log_prob
 from jaxvae.sampling import kl_each, require_latents
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.types import (
@@ -125,8 +125,8 @@ def _log_likelihood(
     require_latents(q, p)
 
     def log_w(k: Array) -> Array:
-        z = sample(q, jax.random.fold_in(key, k))
-        value = log_p_x_given_z(model, x, z) + log_prob(p, z) - log_prob(q, z)
+        z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))
+        value = log_p_x_given_z(model, x, z) + log_prob(p, z) - log_q
         return jnp.where(k < num_samples, value, -jnp.inf)
 
     def chunk(sums: _Sums, start: Array) -> tuple[_Sums, None]:
@@ -212,7 +212,12 @@ def posterior_moments(
 def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
     q = model.posterior(x)
     require_one_event(q, "model.posterior(x)")
-    return q.mean, q.variance
+    try:
+        return q.mean, q.variance
+    except NotImplementedError:
+        raise InputError(
+            f"model: expected a posterior of known mean and variance, got {describe(q)}"
+        ) from None
 
 
 def kl_per_latent(

@@ -1,17 +1,18 @@
-"""Objectives of one example: `(key, model, x) -> Terms`. The batch, its mean and the minus sign live elsewhere."""
+"""Objectives of one example: `(key, model, x) -> Terms`. Batch, mean and minus sign live elsewhere."""
 
-from typing import Literal, TypeAlias, get_args
+from functools import partial
+from typing import TypeAlias, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvae import bounds
-from jaxvae.distributions import analytic_kl
-from jaxvae.sampling import draw
-from jaxvae.types import InputError, Model, PRNGKey, Terms
+from jaxvae.distributions import analytic_entropy, analytic_kl
+from jaxvae.gradients import Baseline, Estimator, bend, choose, separate
+from jaxvae.sampling import KL, Bound, Penalty, Problem, Samples, kl_each, problem
+from jaxvae.types import InputError, Model, PRNGKey, Terms, require_positive
 
-KL: TypeAlias = Literal["analytic", "monte_carlo"]
-Gradient: TypeAlias = Literal["pathwise"]
+Scalar: TypeAlias = float | Float[Array, ""]
 
 
 def elbo(
@@ -20,30 +21,47 @@ def elbo(
     x: Float[Array, "*event"],
     *,
     num_samples: int = 1,
-    beta: float | Float[Array, ""] = 1.0,
+    beta: Scalar = 1.0,
     kl: KL = "analytic",
-    gradient: Gradient = "pathwise",
+    gradient: str | Estimator = "pathwise",
+    free_bits: float = 0.0,
+    capacity: Scalar | None = None,
+    baseline: Baseline | None = None,
+    temperature: Scalar | None = None,
+    chunk_size: int | None = None,
 ) -> Terms:
-    """Evidence lower bound of one example.
+    """Evidence lower bound of one example, in three forms.
 
-    `bound = mean_k log_p_x_z[k] - rate` with `z_k ~ q(z|x)`, where `rate` is KL(q(z|x) || p(z)) in
-    closed form (`kl="analytic"`) or `mean_k (log_q_z_x[k] - log_p_z[k])` (`kl="monte_carlo"`).
-    `objective = -(distortion + beta * rate)`, which is the bound when beta = 1.
+    `bound = -(distortion + rate)` with `distortion = -mean_k log_p_x_z[k]`, `z_k ~ q(z|x)`, and
+
+    - `kl="analytic"`: `rate = KL(q(z|x) || p(z))` in closed form;
+    - `kl="entropy"`: `rate = -H(q(z|x)) - mean_k log_p_z[k]`, the entropy in closed form;
+    - `kl="monte_carlo"`: `rate = mean_k (log_q_z_x[k] - log_p_z[k])`.
+
+    `objective = -(distortion + beta * penalty)`, where the penalty is the rate; or, with `free_bits`,
+    `sum_d max(free_bits, rate_d)` over latents; or, with `capacity`, `|rate - capacity|`.
 
     Args:
         key: one typed key.
         model: any object with `prior`, `posterior` and `likelihood`.
         x: one example, of the event shape of the likelihood.
         num_samples: K, how many samples the expectation is averaged over.
-        beta: weight of the rate in `objective`; `bound` and `rate` stay unweighted.
+        beta: weight of the penalty in `objective`; `bound` and `rate` stay unweighted.
         kl: how the rate is computed.
-        gradient: "pathwise", through the samples.
+        gradient: the name of an estimator in `jaxvae.gradients`, or such a function.
+        free_bits: nats of each latent that cost nothing more, per example (not per minibatch, which
+            would couple examples); needs `kl="analytic"`.
+        capacity: nats that the rate is held at, usually rising with the step; needs `kl="analytic"`.
+        baseline: what `gradient="score"` subtracts, nats.
+        temperature: of the relaxations "gumbel_softmax" and "straight_through".
+        chunk_size: samples at a time, to bound memory; value and gradient stay the same.
 
     Returns:
         `Terms` of scalars, nats.
 
     Raises:
-        InputError: a shape, option or key is not usable, or the pair (q, p) has no closed-form KL.
+        InputError: a shape, option or key is not usable, options do not go together, or no closed
+            form is known.
 
     >>> import jax
     >>> import jaxvae as jv
@@ -52,17 +70,31 @@ def elbo(
     >>> bool(jnp.allclose(terms.bound, -(terms.distortion + terms.rate)))
     True
 
-    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", eq. 6 and 7 with the
-    analytic rate; Higgins et al. (2017), "beta-VAE", eq. 4, for beta.
+    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", eq. 6 and 7; Higgins et al.
+    (2017), "beta-VAE", eq. 4; Kingma et al. (2016), "Improved variational inference with inverse
+    autoregressive flow", appendix C.8, for free bits; Burgess et al. (2018), "Understanding
+    disentangling in beta-VAE", eq. 8, for capacity. Departs from the source: free bits are counted
+    per example, not per minibatch.
     """
-    _require_choice("kl", kl, KL)
-    _require_choice("gradient", gradient, Gradient)
-    if isinstance(beta, int | float) and not 0 <= beta < float("inf"):
-        raise InputError(f"beta: expected a finite number of at least 0, got {beta!r}")
-    s = draw(key, model, x, num_samples)
-    distortion = -jnp.mean(s.log_p_x_z)
-    rate = analytic_kl(s.q, s.p) if kl == "analytic" else jnp.mean(s.log_q_z_x - s.log_p_z)
-    return Terms(-(distortion + beta * rate), -(distortion + rate), distortion, rate)
+    if kl not in get_args(KL):
+        expected = " or ".join(f'"{choice}"' for choice in get_args(KL))
+        raise InputError(f"kl: expected {expected}, got {kl!r}")
+    _require_number("beta", beta)
+    task = problem(
+        key,
+        model,
+        x,
+        num_samples=num_samples,
+        bound=bounds.elbo,
+        kl=kl,
+        beta=beta,
+        penalty=_penalty(kl, free_bits, capacity),
+        chunk_size=chunk_size,
+    )
+    estimator = choose(gradient, "elbo", baseline=baseline, temperature=temperature)
+    s, surrogate = estimator(task)
+    distortion, rate = -s.mean(s.log_p_x_z), _rate(kl, s)
+    return Terms(bend(task.value(s), surrogate), -(distortion + rate), distortion, rate)
 
 
 def iwae(
@@ -71,7 +103,9 @@ def iwae(
     x: Float[Array, "*event"],
     *,
     num_samples: int,
-    gradient: Gradient = "pathwise",
+    gradient: str | Estimator = "pathwise",
+    baseline: Baseline | None = None,
+    chunk_size: int | None = None,
 ) -> Terms:
     """Importance-weighted bound of one example with K = `num_samples`.
 
@@ -84,23 +118,160 @@ def iwae(
         model: any object with `prior`, `posterior` and `likelihood`.
         x: one example, of the event shape of the likelihood.
         num_samples: K, at least 1.
-        gradient: "pathwise", through the samples.
+        gradient: the name of an estimator in `jaxvae.gradients`, or such a function.
+        baseline: what `gradient="score"` subtracts, nats, or "leave_one_out".
+        chunk_size: samples at a time, to bound memory; value and gradient stay the same.
 
     Returns:
         `Terms` of scalars, nats.
 
     Raises:
-        InputError: a shape, option or key is not usable.
+        InputError: a shape, option or key is not usable, or options do not go together.
 
     Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", eq. 8 and 13.
     """
-    _require_choice("gradient", gradient, Gradient)
-    s = draw(key, model, x, num_samples)
-    bound = bounds.iwae(s.log_w)
-    return Terms(bound, bound, -jnp.mean(s.log_p_x_z), jnp.mean(s.log_q_z_x - s.log_p_z))
+    return importance_weighted(
+        key,
+        model,
+        x,
+        bound=bounds.iwae,
+        num_samples=num_samples,
+        gradient=gradient,
+        baseline=baseline,
+        chunk_size=chunk_size,
+    )
 
 
-def _require_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        expected = " or ".join(f'"{choice}"' for choice in get_args(choices))
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
+def importance_weighted(
+    key: PRNGKey,
+    model: Model,
+    x: Float[Array, "*event"],
+    *,
+    bound: Bound,
+    num_samples: int,
+    gradient: str | Estimator = "pathwise",
+    baseline: Baseline | None = None,
+    chunk_size: int | None = None,
+) -> Terms:
+    """The objective of any function of the log-weights: one of `jaxvae.bounds`, or your own.
+
+    `objective = bound(log_w)`. The reported `bound` is `min(bound(log_w), iwae(log_w))`, an honest
+    lower bound whatever the function: for a lower bound such as `renyi` with alpha >= 0 it is the
+    function itself, for `vr_max` or `chi_upper` the importance-weighted bound on the same samples.
+
+    Args:
+        key: one typed key.
+        model: any object with `prior`, `posterior` and `likelihood`.
+        x: one example, of the event shape of the likelihood.
+        bound: log_w [K] -> nats, such as `functools.partial(bounds.renyi, alpha=0.5)`.
+        num_samples: K, at least 1.
+        gradient: the name of an estimator in `jaxvae.gradients`, or such a function.
+        baseline: what `gradient="score"` subtracts, nats, or "leave_one_out".
+        chunk_size: samples at a time, to bound memory; value and gradient stay the same.
+
+    Returns:
+        `Terms` of scalars, nats.
+
+    Raises:
+        InputError: a shape, option or key is not usable, or options do not go together.
+    """
+    if gradient == "rws" and bound is not bounds.iwae:
+        raise InputError('gradient: "rws" belongs to the importance-weighted bound; use jv.iwae')
+    task = problem(key, model, x, num_samples=num_samples, bound=bound, chunk_size=chunk_size)
+    return _weighted(task, choose(gradient, "importance", baseline=baseline))
+
+
+def multiply_iwae(
+    key: PRNGKey,
+    model: Model,
+    x: Float[Array, "*event"],
+    *,
+    num_outer: int,
+    num_samples: int,
+    gradient: str | Estimator = "pathwise",
+    chunk_size: int | None = None,
+) -> Terms:
+    """Mean of M = `num_outer` importance-weighted bounds of K = `num_samples` samples each.
+
+    `bound = mean_m log mean_k w[m, k]`, on M * K samples.
+
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", MIWAE.
+    """
+    require_positive(num_outer=num_outer, num_samples=num_samples)
+    return importance_weighted(
+        key,
+        model,
+        x,
+        bound=partial(_multiply, num_outer=num_outer),
+        num_samples=num_outer * num_samples,
+        gradient=gradient,
+        chunk_size=chunk_size,
+    )
+
+
+def partially_iwae(
+    key: PRNGKey,
+    model: Model,
+    x: Float[Array, "*event"],
+    *,
+    num_outer: int,
+    num_samples: int,
+    chunk_size: int | None = None,
+) -> Terms:
+    """The decoder ascends the bound of all M * K samples, the encoder that of M times K.
+
+    The value is `iwae` of the M * K samples; the encoder's gradient is that of `multiply_iwae`.
+
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", PIWAE.
+    """
+    require_positive(num_outer=num_outer, num_samples=num_samples)
+    encoder_bound = partial(_multiply, num_outer=num_outer)
+    return iwae(
+        key,
+        model,
+        x,
+        num_samples=num_outer * num_samples,
+        gradient=partial(separate, encoder_bound=encoder_bound),
+        chunk_size=chunk_size,
+    )
+
+
+def _multiply(log_w: Float[Array, "MK"], *, num_outer: int) -> Float[Array, ""]:
+    return bounds.multiply_iwae(log_w.reshape(num_outer, -1))
+
+
+def _weighted(task: Problem, estimator: Estimator) -> Terms:
+    s, surrogate = estimator(task)
+    value = task.value(s)
+    distortion, rate = -s.mean(s.log_p_x_z), s.mean(s.log_q_z_x - s.log_p_z)
+    honest = jnp.minimum(value, bounds.iwae(s.log_w))
+    return Terms(bend(value, surrogate), honest, distortion, rate)
+
+
+def _rate(kl: KL, s: Samples) -> Float[Array, ""]:
+    if kl == "analytic":
+        return analytic_kl(s.q, s.p)
+    if kl == "entropy":
+        return -analytic_entropy(s.q) - s.mean(s.log_p_z)
+    return s.mean(s.log_q_z_x - s.log_p_z)
+
+
+def _penalty(kl: KL, free_bits: float, capacity: Scalar | None) -> Penalty:
+    """What beta weighs: the rate, the rate beyond the free bits, or its distance from a capacity."""
+    _require_number("free_bits", free_bits)
+    if free_bits == 0 and capacity is None:
+        return analytic_kl
+    given = "capacity" if capacity is not None else "free_bits"
+    if kl != "analytic":
+        raise InputError(f'{given}: needs kl="analytic", the rate in closed form, got kl="{kl}"')
+    if capacity is None:
+        return lambda q, p: jnp.sum(jnp.maximum(kl_each(q, p), free_bits))
+    _require_number("capacity", capacity)
+    if free_bits:
+        raise InputError("free_bits: has no effect beside capacity; leave one of them out")
+    return lambda q, p: jnp.abs(analytic_kl(q, p) - capacity)
+
+
+def _require_number(name: str, value: Scalar) -> None:
+    if isinstance(value, int | float) and not 0 <= value < float("inf"):
+        raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")

@@ -1,6 +1,7 @@
 """K samples of q(z|x) and their log-densities: what every bound and every estimator is made from."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +9,25 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.distributions import (
+    analytic_entropy,
     analytic_kl,
     describe,
     log_prob,
     require_event,
     require_one_event,
-    rsample,
+    sample,
+    sample_with_log_prob,
 )
 from jaxvae.types import InputError, Model, PRNGKey, require_key, require_positive
 
+Bound: TypeAlias = Callable[[Float[Array, "K"]], Float[Array, ""]]
+Penalty: TypeAlias = Callable[[Distribution, Distribution], Float[Array, ""]]
+KL: TypeAlias = Literal["analytic", "entropy", "monte_carlo"]
+Path: TypeAlias = Literal["live", "stopped"] | Float[Array, "K"]
+
 
 class Samples(NamedTuple):
-    """K samples of q(z|x) with their log-densities, each [K], in nats."""
+    """K latents with their log-densities, each [K], in nats."""
 
     q: Distribution
     p: Distribution
@@ -27,36 +35,165 @@ class Samples(NamedTuple):
     log_p_x_z: Float[Array, "K"]
     log_p_z: Float[Array, "K"]
     log_q_z_x: Float[Array, "K"]
+    weight: Float[Array, "K"] | None = None
+    """Where the latents are not draws of q but all that there are: their probabilities."""
 
     @property
     def log_w(self) -> Float[Array, "K"]:
         """`log p(x, z_k) - log q(z_k | x)`."""
-        return self.log_p_x_z + self.log_p_z - self.log_q_z_x
+        return self.log_p_x_z + (self.log_p_z - self.log_q_z_x)
+
+    def mean(self, values: Float[Array, "K"]) -> Float[Array, ""]:
+        """The expectation of a function of z under q, from its values at the latents."""
+        return jnp.mean(values) if self.weight is None else jnp.sum(self.weight * values)
 
 
-def draw(key: PRNGKey, model: Model, x: Float[Array, "*event"], num_samples: int) -> Samples:
-    """Sample q(z|x) K times, differentiably, and evaluate the densities.
+class Problem(NamedTuple):
+    """What an estimator is to estimate: a bound of one model for one example, on K samples.
 
-    Sample k is drawn with `fold_in(key, k)`, so the first K samples do not depend on how many more
-    are drawn, nor on the chunks that they are drawn in.
+    Its value is `bound(log_w) - beta * exact`, nats. `kl` says what of the rate is sampled:
+
+    - "monte_carlo": `log_w = log_p_x_z + beta * (log_p_z - log_q_z_x)`, nothing exact;
+    - "entropy": `log_w = log_p_x_z + beta * log_p_z`, and `exact = -H(q)`;
+    - "analytic": `log_w = log_p_x_z`, and `exact = penalty(q, p)`, by default KL(q || p).
+    """
+
+    key: PRNGKey
+    model: Model
+    x: Float[Array, "*event"]
+    num_samples: int
+    bound: Bound
+    kl: KL = "monte_carlo"
+    beta: float | Float[Array, ""] = 1.0
+    penalty: Penalty = analytic_kl
+    chunk_size: int | None = None
+
+    def draw(
+        self,
+        *,
+        encoder: Model | None = None,
+        scorer: Model | None = None,
+        decoder: Model | None = None,
+        path: Path = "live",
+    ) -> Samples:
+        """Sample q(z|x) K times and evaluate the densities.
+
+        Sample k is drawn with `fold_in(key, k)`, so the first K samples depend neither on how many
+        more are drawn nor on the chunks that they are drawn in, and every call on one problem sees
+        the same ones. The options change no value, only where the gradient flows:
+
+        Args:
+            encoder: whose posterior is sampled; the model by default.
+            scorer: whose posterior is evaluated in log q(z|x); the encoder by default.
+            decoder: whose prior and likelihood are evaluated; the model by default.
+            path: whether the gradient flows through z ("live"), not at all ("stopped"), or
+                multiplied by a number for each sample [K].
+
+        Raises:
+            InputError: shapes do not fit, or the path is wanted and q is not reparameterised.
+        """
+        encoder, decoder = encoder or self.model, decoder or self.model
+        q, p = encoder.posterior(self.x), decoder.prior()
+        require_latents(q, p)
+        scored = q if scorer is None else scorer.posterior(self.x)
+        scales = path if not isinstance(path, str) else None
+        stopped = isinstance(path, str) and path == "stopped"
+        if not stopped:
+            require_rsample(q)
+
+        def one(k: Array, scale: Array | None) -> tuple[Array, ...]:
+            key = jax.random.fold_in(self.key, k)
+            if scorer is None and scale is None and not stopped:
+                z, log_q = sample_with_log_prob(q, key)
+            else:
+                z = sample(q, key)
+                z = jax.lax.stop_gradient(z) if stopped else z
+                z = z if scale is None else scale_gradient(z, scale)
+                log_q = log_prob(scored, z)
+            return z, log_likelihood(decoder, self.x, z), log_prob(p, z), log_q
+
+        ks = jnp.arange(self.num_samples)
+        return Samples(q, p, *over_samples(one, (ks, scales), self.chunk_size))
+
+    def log_w(self, s: Samples) -> Float[Array, "K"]:
+        """The sampled part of the log-weights, [K]."""
+        if self.kl == "analytic":
+            return s.log_p_x_z
+        if self.kl == "entropy":
+            return s.log_p_x_z + self.beta * s.log_p_z
+        return s.log_p_x_z + self.beta * (s.log_p_z - s.log_q_z_x)
+
+    def exact(self, s: Samples) -> Float[Array, ""]:
+        """What of the rate is not sampled, nats."""
+        if self.kl == "analytic":
+            return self.penalty(s.q, s.p)
+        return -analytic_entropy(s.q) if self.kl == "entropy" else jnp.zeros(())
+
+    def value(self, s: Samples) -> Float[Array, ""]:
+        """`bound(log_w) - beta * exact`, nats."""
+        sampled = self.bound(self.log_w(s)) if s.weight is None else s.mean(self.log_w(s))
+        return sampled - self.beta * self.exact(s)
+
+
+def problem(
+    key: PRNGKey,
+    model: Model,
+    x: Float[Array, "*event"],
+    *,
+    num_samples: int,
+    bound: Bound,
+    chunk_size: int | None = None,
+    **options: Any,
+) -> Problem:
+    """A `Problem` whose key and sizes are checked.
 
     Raises:
-        InputError: a shape or the key is wrong, or q cannot be reparameterised.
+        InputError: one of them is not usable.
     """
     require_key(key)
     require_positive(num_samples=num_samples)
-    q, p = model.posterior(x), model.prior()
-    require_latents(q, p)
-    if not q.has_rsample:
-        raise InputError(
-            f'gradient: "pathwise" needs a posterior with reparameterised samples, got {describe(q)}'
-        )
+    if chunk_size is not None:
+        require_positive(chunk_size=chunk_size)
+    return Problem(key, model, x, num_samples, bound, chunk_size=chunk_size, **options)
 
-    def one(k: Array) -> tuple[Array, ...]:
-        z = rsample(q, jax.random.fold_in(key, k))
-        return z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)
 
-    return Samples(q, p, *jax.vmap(one)(jnp.arange(num_samples)))
+def draw(key: PRNGKey, model: Model, x: Float[Array, "*event"], num_samples: int) -> Samples:
+    """K samples of q(z|x), differentiable, with their densities; see `Problem.draw`.
+
+    Raises:
+        InputError: a shape or the key is wrong, or q is not reparameterised.
+    """
+    return problem(key, model, x, num_samples=num_samples, bound=jnp.mean).draw()
+
+
+def over_samples(
+    one: Callable[..., Any], rows: tuple[Array, Array | None], chunk_size: int | None
+) -> Any:
+    """`one` at every sample: all at once, or in chunks whose activations are not kept.
+
+    Rematerialised chunks bound the memory of the backward pass as well; value and gradient are the
+    same for any chunk, dividing K or not.
+    """
+    if chunk_size is None or chunk_size >= rows[0].size:
+        return jax.vmap(one)(*rows)
+    return jax.lax.map(jax.checkpoint(lambda row: one(*row)), rows, batch_size=chunk_size)
+
+
+@jax.custom_jvp
+def scale_gradient(z: Float[Array, "D"], scale: Float[Array, ""]) -> Float[Array, "D"]:
+    """Z itself, whose gradient is multiplied by `scale`.
+
+    Its value is z and not a copy computed from it, so that the compiler sees two passes over the
+    same samples as one.
+    """
+    del scale
+    return z
+
+
+@scale_gradient.defjvp
+def _scale_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (z, scale), (tangent, _) = primals, tangents
+    return z, scale * tangent
 
 
 def log_likelihood(model: Model, x: Float[Array, "*event"], z: Float[Array, "D"]) -> Array:
@@ -104,4 +241,18 @@ def require_latents(q: Distribution, p: Distribution) -> None:
         raise InputError(
             f"model: expected one latent shape, got {q.event_shape} from posterior(x) and "
             f"{p.event_shape} from prior()"
+        )
+
+
+def require_rsample(q: Distribution) -> None:
+    """Refuse a posterior whose samples have no gradient.
+
+    Raises:
+        InputError: q is not reparameterised; the message lists what does without.
+    """
+    if not q.has_rsample:
+        raise InputError(
+            f"gradient: expected one that needs no reparameterised samples, since {describe(q)} has "
+            'none: "score", "leave_one_out", "rws", "enumerate", "gumbel_softmax", '
+            '"straight_through" or "disarm", got one that differentiates through z'
         )

@@ -8,13 +8,18 @@ import pytest
 from scipy import integrate, stats
 
 from jaxvae.distributions import (
+    FloatBernoulli,
+    OneHotCategorical,
+    analytic_entropy,
     analytic_kl,
+    can_score,
     describe,
     log_prob,
     require_event,
     require_one_event,
     rsample,
     sample,
+    sample_with_log_prob,
 )
 from jaxvae.models.likelihoods import Bernoulli, Gaussian, make_likelihood, variance_of
 from tests.support.refusals import refused
@@ -84,6 +89,210 @@ def test_kl_without_closed_form_is_refused_by_name():
     )
     with refused("kl", "Independent(Normal)", "MixtureSameFamily", "monte_carlo"):
         analytic_kl(normal([0.0], [1.0]), mixture)
+
+
+RNG = np.random.default_rng(7)
+LOC, SCALE, LOC_2, SCALE_2 = (RNG.uniform(0.3, 2.0, 3) for _ in range(4))
+TRIL = np.tril(RNG.normal(size=(3, 3)), -1) + np.diag(SCALE)
+LOGITS_2, LOGITS_3 = RNG.normal(size=(2, 3)), RNG.normal(size=(2, 2, 4))
+
+
+def quadrature(integrand, centre, scale):
+    """The integral over a line, split where Laplace densities have their kinks; error below 1e-9."""
+    edges = np.sort([centre - 60 * scale, centre, 0.0, *LOC_2, centre + 60 * scale])
+    return sum(
+        integrate.quad(integrand, a, b, epsabs=1e-11, limit=200)[0]
+        for a, b in itertools.pairwise(edges)
+    )
+
+
+def divergence(q, p):
+    """KL of products of scipy distributions by quadrature; with p = None, minus the entropy."""
+    total = 0.0
+    for i, each in enumerate(q):
+        other = p[i].logpdf if p else lambda z: 0.0
+        integrand = lambda z, each=each, other=other: (  # noqa: E731
+            each.pdf(z) * (each.logpdf(z) - other(z)) if each.pdf(z) > 0 else 0.0
+        )
+        total += quadrature(integrand, each.mean(), each.std())
+    return total
+
+
+def rows(probs, others=None):
+    """KL of independent categoricals by enumeration; without others, minus the entropy."""
+    ratio = np.log(probs) - (0 if others is None else np.log(others))
+    return np.sum(probs * ratio)
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def bits(logits):
+    return softmax(np.stack([0 * logits, logits], -1))
+
+
+def frozen(family, loc, scale):
+    return [family(m, s) for m, s in zip(loc, scale, strict=True)]
+
+
+def cases():
+    """name: (q, p, KL, entropy of q), the last two from quadrature, enumeration or algebra."""
+    normal, laplace = (frozen(f, LOC, SCALE) for f in (stats.norm, stats.laplace))
+    normal_2, laplace_2 = (frozen(f, LOC_2, SCALE_2) for f in (stats.norm, stats.laplace))
+    full = stats.multivariate_normal(LOC, TRIL @ TRIL.T)
+    cross = sum(
+        0.5 * (np.log(2 * np.pi * s**2) + (v + (m - n) ** 2) / s**2)
+        for m, v, n, s in zip(LOC, np.diag(TRIL @ TRIL.T), LOC_2, SCALE_2, strict=True)
+    )
+    d = {
+        "normal": dist.Normal(LOC, SCALE).to_event(1),
+        "normal 2": dist.Normal(LOC_2, SCALE_2).to_event(1),
+        "laplace": dist.Laplace(LOC, SCALE).to_event(1),
+        "laplace 2": dist.Laplace(LOC_2, SCALE_2).to_event(1),
+        "full": dist.MultivariateNormal(LOC, scale_tril=jnp.asarray(TRIL)),
+    }
+    out = {
+        "normals": (
+            d["normal"], d["normal 2"], divergence(normal, normal_2), -divergence(normal, None)
+        ),
+        "laplaces": (
+            d["laplace"], d["laplace 2"], divergence(laplace, laplace_2), -divergence(laplace, None)
+        ),
+        "laplace, normal": (
+            d["laplace"], d["normal 2"], divergence(laplace, normal_2), -divergence(laplace, None)
+        ),
+        "full, diagonal": (d["full"], d["normal 2"], cross - full.entropy(), full.entropy()),
+        "full, scalars": (
+            d["full"],
+            dist.Normal(LOC_2[0], SCALE_2[0]).expand([3]).to_event(1),
+            sum(
+                0.5 * (np.log(2 * np.pi * SCALE_2[0] ** 2) + (v + (m - LOC_2[0]) ** 2) / SCALE_2[0] ** 2)
+                for m, v in zip(LOC, np.diag(TRIL @ TRIL.T), strict=True)
+            )
+            - full.entropy(),
+            full.entropy(),
+        ),
+    }  # fmt: skip
+    a, b = (bits(x) for x in LOGITS_2)
+    for name, kind in (("bits", dist.BernoulliLogits), ("float bits", FloatBernoulli)):
+        q, p = (kind(jnp.asarray(x)).to_event(1) for x in LOGITS_2)
+        out[name] = q, p, rows(a, b), -rows(a)
+    q, p = (dist.BernoulliProbs(jnp.asarray(x[:, 1])).to_event(1) for x in (a, b))
+    out["bits by probs"] = q, p, rows(a, b), -rows(a)
+    a, b = (softmax(x) for x in LOGITS_3)
+    q, p = (dist.CategoricalLogits(jnp.asarray(x)).to_event(1) for x in LOGITS_3)
+    out["classes"] = q, p, rows(a, b), -rows(a)
+    q, p = (dist.CategoricalProbs(jnp.asarray(x)).to_event(1) for x in (a, b))
+    out["classes by probs"] = q, p, rows(a, b), -rows(a)
+    q, p = (OneHotCategorical(jnp.asarray(x)) for x in LOGITS_3)
+    out["one-hot"] = q, p, rows(a, b), -rows(a)
+    return out
+
+
+def check_closed_forms(kl, entropy, name):
+    """Both within 1e-9, in float64."""
+    with jax.enable_x64(True):
+        q, p, exact_kl, exact_entropy = cases()[name]
+        np.testing.assert_allclose(kl(q, p), exact_kl, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(entropy(q), exact_entropy, rtol=1e-9, atol=1e-9)
+
+
+CASES = pytest.mark.parametrize("name", [
+    "normals", "laplaces", "laplace, normal", "full, diagonal", "full, scalars", "bits",
+    "float bits", "bits by probs", "classes", "classes by probs", "one-hot",
+])  # fmt: skip
+
+
+@CASES
+def test_closed_forms_are_the_integrals(name):
+    check_closed_forms(analytic_kl, analytic_entropy, name)
+
+
+@CASES
+def test_check_of_closed_forms_rejects(name):
+    with pytest.raises(AssertionError):
+        check_closed_forms(analytic_kl, lambda q: -analytic_entropy(q), name)
+    for twin in (lambda q, p: 0.9 * analytic_kl(q, p), lambda q, p: -analytic_entropy(q)):
+        with pytest.raises(AssertionError):
+            check_closed_forms(twin, analytic_entropy, name)
+
+
+def test_entropy_counts_every_latent_of_a_shared_scale():
+    # Where NumPyro's own counts one.
+    for kind in (dist.Laplace, dist.Normal):
+        each = analytic_entropy(kind(0.0, 2.0))
+        shared = analytic_entropy(kind(jnp.zeros(3), 2.0).to_event(1))
+        np.testing.assert_allclose(shared, 3 * each, rtol=1e-6)
+    assert dist.Laplace(jnp.zeros(3), 2.0).to_event(1).entropy() < 2 * each
+
+
+@pytest.mark.parametrize("kind", ["bits", "classes", "one-hot"])
+def test_closed_forms_are_finite_at_logits_of_200(kind):
+    def made(logits):
+        if kind == "bits":
+            return dist.BernoulliLogits(logits).to_event(1)
+        pair = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
+        return (
+            OneHotCategorical(pair)
+            if kind == "one-hot"
+            else dist.CategoricalLogits(pair).to_event(1)
+        )
+
+    q, p = jnp.array([200.0, -200.0, 200.0, 0.0]), jnp.array([-200.0, -200.0, 200.0, 200.0])
+    value, gradients = jax.value_and_grad(
+        lambda q, p: analytic_kl(made(q), made(p)), argnums=(0, 1)
+    )(q, p)
+    np.testing.assert_allclose(value, 200 + 100 - np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(gradients[1], [-1, 0, 0, 0.5], atol=1e-6)
+    assert np.all(np.isfinite(gradients[0]))
+    entropy, gradient = jax.value_and_grad(lambda q: analytic_entropy(made(q)))(q)
+    np.testing.assert_allclose(entropy, np.log(2), rtol=1e-6)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_zero_log_zero_is_zero_and_has_a_finite_gradient():
+    zero, half = jnp.array([0.0, 0.25, 0.75]), jnp.array([0.5, 0.25, 0.25])
+
+    def kl(q):
+        return analytic_kl(dist.CategoricalProbs(q), dist.CategoricalProbs(half))
+
+    np.testing.assert_allclose(kl(zero), 0.75 * np.log(3), rtol=1e-6)
+    assert np.all(np.isfinite(jax.grad(kl)(zero)))
+    assert analytic_kl(dist.CategoricalProbs(half), dist.CategoricalProbs(zero)) == np.inf
+    certain = dist.BernoulliProbs(jnp.array([0.0, 1.0])).to_event(1)
+    np.testing.assert_array_equal(analytic_entropy(certain), 0)
+
+
+def test_unknown_closed_forms_are_refused_by_name():
+    with refused("entropy", "Gamma", "estimate"):
+        analytic_entropy(dist.Gamma(1.0, 1.0))
+    with refused("kl", "(2,)", "(3,)"):
+        analytic_kl(normal([0.0] * 2, [1.0] * 2), normal([0.0] * 3, [1.0] * 3))
+    with refused("kl", "CategoricalLogits", "monte_carlo"):
+        analytic_kl(dist.CategoricalLogits(jnp.zeros(2)), dist.CategoricalLogits(jnp.zeros(3)))
+    with refused("logits", "[D, C]", "(3,)"):
+        OneHotCategorical(jnp.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        dist.Normal(0.5, 2.0),
+        dist.Normal(0.5, 2.0).expand([3]).to_event(1),
+        dist.LogNormal(jnp.zeros(2), 1.0).to_event(1),
+        dist.LogNormal(0.0, 1.0).expand([2]).to_event(1),
+        dist.CategoricalLogits(jnp.zeros(3)),
+        OneHotCategorical(jnp.zeros((2, 3))),
+    ],
+    ids=describe,
+)
+def test_a_sample_comes_with_its_density(q):
+    z, log_q = sample_with_log_prob(q, jax.random.key(0))
+    assert log_q.shape == ()
+    np.testing.assert_array_equal(z, sample(q, jax.random.key(0)))
+    np.testing.assert_allclose(log_q, log_prob(q, z), rtol=1e-6)
+    assert can_score(q)
 
 
 def test_bernoulli_sums_to_one_by_enumeration():

@@ -377,7 +377,7 @@ def test_unknown_options_are_refused_with_the_known_ones():
     with refused("kl", '"analytic"', '"monte_carlo"', "'exact'"):
         jv.elbo(jax.random.key(0), Own(), jnp.zeros(3), kl="exact")
     for objective in (jv.elbo, partial(jv.iwae, num_samples=2)):
-        with refused("gradient", '"pathwise"', "'reinforce'"):
+        with refused("gradient", "pathwise", "'reinforce'"):
             objective(jax.random.key(0), Own(), jnp.zeros(3), gradient="reinforce")
 
 

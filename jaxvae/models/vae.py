@@ -1,10 +1,9 @@
-"""The variational autoencoder with a standard normal prior and a diagonal Gaussian posterior."""
+"""The variational autoencoder: an encoder, a family of posteriors with its prior, a decoder."""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,21 +12,23 @@ from jaxvae.models.likelihoods import (
     Likelihood,
     make_likelihood,
     require_event_shape,
-    variance_of,
 )
+from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
 from jaxvae.networks import MLP, Activation, Initializer
 from jaxvae.types import PRNGKey, require_key, require_positive
 
 
 class VAE(nnx.Module):
-    """p(z) = N(0, I); q(z|x) = N(mean(x), diag variance(x)); p(x|z) from the decoder's output.
+    """p(z) and q(z|x) of one family, q from the encoder's output; p(x|z) from the decoder's.
 
     Args:
-        encoder: one example -> [2 D], the means and then the raw variances.
-        decoder: [D] -> what `output` takes, flattened.
+        encoder: one example -> what `family` takes, [2 D] for the default.
+        decoder: z -> what `output` takes, flattened.
         output: the decoder's output, in event shape -> p(x|z).
         latent_dim: D.
         event_shape: shape of one example.
+        family: q(z|x) and its prior; if not given, q(z|x) = N(mean(x), diag variance(x)) and
+            p(z) = N(0, I).
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class VAE(nnx.Module):
         *,
         latent_dim: int,
         event_shape: tuple[int, ...],
+        family: Posterior | None = None,
     ):
         self.encoder, self.decoder, self.output = encoder, decoder, output
+        self.family = Diagonal(latent_dim) if family is None else family
         self.latent_dim, self.event_shape = latent_dim, event_shape
 
     def prior(self) -> dist.Distribution:
-        """p(z) = N(0, I)."""
-        return dist.Normal(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim)).to_event(1)
+        """p(z), which belongs to the family: N(0, I) for the default."""
+        return self.family.prior()
 
     def posterior(self, x: Float[Array, "*event"]) -> dist.Distribution:
-        """q(z|x) = N(mean, diag(softplus(raw) + 1e-8)), with `[mean, raw] = encoder(x)`."""
-        mean, raw = jnp.split(self.encoder(x), 2)
-        return dist.Normal(mean, jnp.sqrt(variance_of(raw))).to_event(1)
+        """q(z|x) = family(encoder(x))."""
+        return self.family(self.encoder(x))
 
     def likelihood(self, z: Float[Array, "D"]) -> dist.Distribution:
         """p(x|z) = output(decoder(z))."""
@@ -65,6 +67,8 @@ def vae(
     activation: Activation = "tanh",
     initializer: Initializer = "lecun_normal",
     likelihood: Likelihood = "bernoulli",
+    posterior: PosteriorName = "diagonal",
+    num_categories: int | None = None,
 ) -> VAE:
     """A VAE with fully connected encoder and decoder, the decoder's layers mirrored.
 
@@ -76,6 +80,11 @@ def vae(
         activation: what follows each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of: "bernoulli" (bits) or "gaussian" (reals, one learned variance).
+        posterior: what q(z|x) is, with the prior that belongs to it. Under N(0, I): "diagonal" and
+            "full_covariance" normals, and the flows "planar", "iaf" (inverse autoregressive) and
+            "spline" over a diagonal normal; "laplace" under Laplace(0, 1); "bernoulli" (D bits)
+            and "categorical" (D one-hot vectors, z of D * num_categories) under the uniform.
+        num_categories: C, of each categorical latent; for posterior="categorical" alone.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -83,7 +92,7 @@ def vae(
     Raises:
         InputError: an argument is out of its range; the message names it.
 
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> model = vae(jax.random.key(0), (8, 8), latent_dim=2)
     >>> model.likelihood(jnp.zeros(2)).event_shape
     (8, 8)
@@ -94,11 +103,14 @@ def vae(
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
     size = math.prod(shape)
-    mlp = partial(MLP, activation=activation, initializer=initializer, rngs=nnx.Rngs(key))
+    rngs = nnx.Rngs(key)
+    mlp = partial(MLP, activation=activation, initializer=initializer, rngs=rngs)
+    family = make_posterior(posterior, latent_dim, num_categories=num_categories, rngs=rngs)
     return VAE(
-        mlp(size, hidden, 2 * latent_dim),
-        mlp(latent_dim, tuple(reversed(hidden)), size),
+        mlp(size, hidden, family.num_outputs),
+        mlp(family.size, tuple(reversed(hidden)), size),
         make_likelihood(likelihood),
         latent_dim=latent_dim,
         event_shape=shape,
+        family=family,
     )

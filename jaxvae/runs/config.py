@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxvae import models, objectives
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import Likelihood
 from jaxvae.networks import Activation, Initializer
-from jaxvae.objectives import KL
+from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule, linear_warmup, make_step
 from jaxvae.training.schedules import Decay, require_within
 from jaxvae.training.step import Step
@@ -54,7 +55,11 @@ class TrainConfig:
     num_samples: int = 1
     """K, how many samples of z each example gets."""
     kl: KL = "analytic"
-    """How the ELBO's rate is computed."""
+    """How the ELBO's rate is computed: its closed form, the closed form of the entropy, or samples."""
+    gradient: str = "pathwise"
+    """The gradient estimator: pathwise, stl, dreg, score, vimco or rws."""
+    free_bits: float = 0.0
+    """Nats of each latent that cost the ELBO nothing more."""
     beta: float = 1.0
     """Weight of the rate in the ELBO that training ascends; reports stay unweighted."""
     kl_warmup_steps: int = 0
@@ -100,6 +105,7 @@ class TrainConfig:
         if self.objective == "iwae":
             self._refuse_without_effect(
                 "the importance-weighted bound has no separate rate",
+                "free_bits",
                 "beta",
                 "kl_warmup_steps",
                 "kl",
@@ -178,6 +184,7 @@ def build(config: TrainConfig) -> Parts:
         initializer=config.initializer,
         likelihood=config.likelihood,
     )
+    _require_composable(model, dataset, config)
     objective, schedules = _objective(config)
     optimizer = optax.adam(config.learning_rates())
     step = make_step(objective, optimizer, schedules=schedules)
@@ -203,10 +210,24 @@ def _load(config: TrainConfig, key: PRNGKey) -> tuple[Dataset, TrainConfig]:
     return dataset, dataclasses.replace(config, binarize=dataset.binarize)
 
 
+def _require_composable(model: Model, dataset: Dataset, config: TrainConfig) -> None:
+    """Refuse before anything is written what the objective would refuse when it is traced."""
+    objective, _ = _objective(config)
+    x = jax.ShapeDtypeStruct(dataset.event_shape, jnp.float32)
+    jax.eval_shape(objective, jax.eval_shape(jax.random.key, 0), model, x)
+
+
 def _objective(config: TrainConfig) -> tuple[Objective, dict[str, optax.Schedule]]:
     if config.objective == "iwae":
-        return partial(objectives.iwae, num_samples=config.num_samples), {}
-    elbo = partial(objectives.elbo, num_samples=config.num_samples, kl=config.kl)
+        iwae = partial(objectives.iwae, num_samples=config.num_samples, gradient=config.gradient)
+        return iwae, {}
+    elbo = partial(
+        objectives.elbo,
+        num_samples=config.num_samples,
+        kl=config.kl,
+        gradient=config.gradient,
+        free_bits=config.free_bits,
+    )
     if config.kl_warmup_steps == 0:
         return partial(elbo, beta=config.beta), {}
     warmup = linear_warmup(config.kl_warmup_steps, config.total_steps, end=config.beta)

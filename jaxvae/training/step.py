@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxvae.batching import example_keys, over_batch, unpack
 from jaxvae.training.metrics import Metrics
@@ -25,6 +25,8 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     key: PRNGKey
     step: Int[Array, ""]
+    running: Float[Array, ""]
+    """Running mean of the objective, nats, where `make_step(baseline_decay=...)` asks for one."""
 
 
 Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -50,7 +52,7 @@ def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) ->
             f"model: expected parameters to train, got none in {type(model).__name__}; "
             "wrap its weights in flax.nnx.Param"
         )
-    return TrainState(model, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+    return TrainState(model, optimizer.init(params), key, jnp.zeros((), jnp.int32), jnp.zeros(()))
 
 
 def _require_untied(model: Model) -> None:
@@ -69,6 +71,7 @@ def make_step(
     *,
     schedules: Mapping[str, optax.Schedule] | None = None,
     batch_coupled: bool = False,
+    baseline_decay: float | None = None,
 ) -> Step:
     """The pure training step of an objective: jit it, scan it, or shard it.
 
@@ -81,6 +84,8 @@ def make_step(
             `{"beta": linear_warmup(...)}`: each is passed to the objective by its name.
         batch_coupled: whether the objective takes the whole batch, `(keys [B], model, xs [B, *event])`,
             and returns `Terms` of [B]: those of `jaxvae.coupled` do.
+        baseline_decay: of a running mean of the objective over the steps before this one, which the
+            objective gets as its `baseline`: for `gradient="score"`.
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
@@ -91,11 +96,17 @@ def make_step(
         InputError: when traced, if the batch or the objective's result is not usable.
     """
     schedules = dict(schedules or {})
+    if baseline_decay is not None and not 0 <= baseline_decay < 1:
+        raise InputError(
+            f"baseline_decay: expected a number from 0 to below 1, got {baseline_decay!r}"
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         examples = unpack(batch)
         keys = example_keys(state.key, state.step, examples.index)
         options = {name: schedule(state.step) for name, schedule in schedules.items()}
+        if baseline_decay is not None:
+            options["baseline"] = state.running
         params, merge = split(state.model)
 
         def loss(params: Any) -> tuple[Array, Metrics]:
@@ -117,7 +128,12 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes int and float
             updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         model = merge(optax.apply_updates(params, updates))
-        return TrainState(model, opt_state, state.key, state.step + 1), metrics
+        running = state.running
+        if baseline_decay is not None:
+            # The first step has no mean to keep a part of.
+            kept = jnp.where(state.step == 0, 0.0, baseline_decay)
+            running = kept * running - (1 - kept) * metrics["loss"]
+        return TrainState(model, opt_state, state.key, state.step + 1, running), metrics
 
     return step
 

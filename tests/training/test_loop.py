@@ -183,7 +183,9 @@ def counting_step(state, batch):
 @pytest.mark.parametrize(("rows", "batch_size"), [(12, 4), (12, 12), (10, 3), (5, 1)])
 def test_an_epoch_shows_every_row_once_but_for_the_remainder(rows, batch_size):
     steps = rows // batch_size
-    state = jv.training.TrainState(jnp.zeros(rows), (), jax.random.key(0), jnp.int32(0))
+    state = jv.training.TrainState(
+        jnp.zeros(rows), (), jax.random.key(0), jnp.int32(0), jnp.zeros(())
+    )
     stages = loop.stages(
         state,
         counting_step,
@@ -206,7 +208,9 @@ def test_every_use_of_a_row_is_observed_with_its_own_noise():
 
     dataset = data(4)
     dataset.splits["train"]["x"] = np.zeros((4, 3), np.float32)
-    state = jv.training.TrainState(jnp.zeros((6, 2)), (), jax.random.key(0), jnp.int32(0))
+    state = jv.training.TrainState(
+        jnp.zeros((6, 2)), (), jax.random.key(0), jnp.int32(0), jnp.zeros(())
+    )
     (stage,) = loop.stages(
         state, recording, dataset, batch_size=2, total_steps=6, eval_every_steps=6
     )

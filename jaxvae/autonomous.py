@@ -1,0 +1,230 @@
+"""The encoder with a loss of its own: added to any objective, or instead of the bound.
+
+A VAE does not need the bound to train its encoder. With a population pop(x), any encoder q(z|x),
+its aggregate q(z) = E_pop q(z|x) and its inverse q(x|z) = pop(x) q(z|x) / q(z),
+
+    E_pop E_q [log p(x, z) - log q(z|x)] = -H(x) - KL(q(z) || p(z)) - E_q(z) KL(q(x|z) || p(x|z))
+
+so the best prior and the best decoder, q(z) and q(x|z), bring the mean bound to -H(x), the most that
+any model of x can have, whatever the encoder. The encoder is free to follow another aim.
+
+Source: McAllester (2020), "Encoder autonomy", eq. 1 to 4.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxvae.batching import stream_key
+from jaxvae.distributions import analytic_kl, log_prob, require_event
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key
+
+EncoderLoss: TypeAlias = Callable[[PRNGKey, Model, Array], Float[Array, ""]]
+"""`(key, model, x) -> scalar`, nats of one example, to be minimised."""
+
+_STREAM = 16
+"""Where the keys of encoder losses begin: one stream each, when one is added to another."""
+
+
+class _WithEncoderLoss(NamedTuple):
+    """`objective - weight * encoder_loss`, the bound untouched."""
+
+    objective: Objective
+    encoder_loss: EncoderLoss
+    weight: float | Array
+
+    def __call__(
+        self, key: PRNGKey, model: Model, x: Float[Array, "*event"], **options: Any
+    ) -> Terms | Float[Array, ""]:
+        require_key(key)
+        terms = self.objective(key, model, x, **options)
+        loss = self.encoder_loss(stream_key(key, _STREAM + _depth(self.objective)), model, x)
+        if jnp.shape(loss) != ():
+            raise InputError(
+                f"encoder_loss: expected a scalar for one example, got shape {jnp.shape(loss)}; "
+                "sum over the latents"
+            )
+        if isinstance(terms, Terms):
+            return terms._replace(objective=terms.objective - self.weight * loss)
+        return terms - self.weight * loss
+
+
+def with_encoder_loss(
+    objective: Objective, encoder_loss: EncoderLoss, *, weight: float | Float[Array, ""] = 1.0
+) -> Objective:
+    """Any objective, with any loss on the encoder added.
+
+    `objective' = objective - weight * encoder_loss`; `bound`, `distortion` and `rate` are unchanged, to
+    the bit, since the loss draws from a key of its own.
+
+    Args:
+        objective: `(key, model, x) -> Terms` or a scalar to ascend, for one example.
+        encoder_loss: `(key, model, x) -> scalar`, nats of one example, to be minimised.
+        weight: what the loss is multiplied by.
+
+    Returns:
+        An objective, whose options are those of `objective`; it can be given another loss.
+
+    Raises:
+        InputError: the weight is not a finite number of at least 0; when called, the loss is not a
+            scalar, or the objective is one of `jaxvae.coupled`, which takes many keys.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> objective = with_encoder_loss(jv.elbo, lambda key, model, x: jnp.asarray(2.0), weight=0.5)
+    >>> terms = objective(jax.random.key(1), model, jnp.ones(4))
+    >>> round(float(terms.bound - terms.objective), 4)
+    1.0
+
+    Source: McAllester (2020), "Encoder autonomy", last paragraph.
+    """
+    if isinstance(weight, int | float) and not 0 <= weight < float("inf"):
+        raise InputError(f"weight: expected a finite number of at least 0, got {weight!r}")
+    return _WithEncoderLoss(objective, encoder_loss, weight)
+
+
+def autonomous_encoder(
+    objective: Objective, encoder_loss: EncoderLoss, *, weight: float | Float[Array, ""] = 1.0
+) -> Objective:
+    """The encoder trained by its own loss alone; decoder and prior by the bound.
+
+    As `with_encoder_loss`, but the objective sees `posterior(x)` of a stopped copy of the model, so its
+    gradient does not reach what only the encoder holds. A decoder or prior that shares weights
+    with the encoder still moves them.
+
+    Args:
+        objective: `(key, model, x) -> Terms` or a scalar to ascend, which asks the model for `prior`,
+            `posterior` and `likelihood` alone.
+        encoder_loss: `(key, model, x) -> scalar`, nats of one example, to be minimised.
+        weight: what the loss is multiplied by.
+
+    Returns:
+        An objective.
+
+    Raises:
+        InputError: as `with_encoder_loss`; or the objective has an encoder loss already, which would
+            have no effect.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> objective = autonomous_encoder(jv.elbo, noise_consistency)
+    >>> gradient = jax.grad(lambda m: objective(jax.random.key(1), m, jnp.ones(4)).bound)(model)
+    >>> [bool(jnp.any(layer.kernel[...])) for layer in (gradient.encoder.layers[0], gradient.decoder.layers[0])]
+    [False, True]
+
+    Source: McAllester (2020), "Encoder autonomy", eq. 2 to 4: the encoder is held while the prior
+    and the decoder are fitted.
+    """
+    if _depth(objective):
+        raise InputError(
+            "objective: expected one without an encoder loss, which the stopped encoder would not "
+            "feel; add it afterwards: with_encoder_loss(autonomous_encoder(objective, a), b)"
+        )
+    return with_encoder_loss(partial(_with_stopped_encoder, objective), encoder_loss, weight=weight)
+
+
+def noise_consistency(
+    key: PRNGKey, model: Model, x: Float[Array, "*event"], *, dropped: float = 0.1
+) -> Float[Array, ""]:
+    """An encoder loss: the posterior should not change when some entries of x are lost.
+
+    `KL(q(z|x') || q(z|x))`, where x' is x with each entry set to 0 with the chance `dropped`. Add it to
+    an objective that keeps the encoder informative: alone, a constant encoder has the least.
+
+    Args:
+        key: one typed key, for which entries are lost.
+        model: a model whose posteriors have a KL in closed form.
+        x: one example.
+        dropped: the chance that an entry is lost, in (0, 1).
+
+    Returns:
+        A scalar of at least 0, nats.
+
+    Raises:
+        InputError: the chance is out of its range, or the KL has no closed form.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> bool(noise_consistency(jax.random.key(1), model, jnp.ones(4), dropped=0.5) > 0)
+    True
+
+    Source: Sinha and Dieng (2021), "Consistency regularization for variational auto-encoders", its
+    regulariser, with the masking noise of Vincent et al. (2008).
+    Departs from the source: the bound of x' is not added.
+    """
+    if not 0 < dropped < 1:
+        raise InputError(f"dropped: expected a chance in (0, 1), got {dropped!r}")
+    kept = jax.random.bernoulli(key, 1 - dropped, x.shape)
+    return analytic_kl(model.posterior(jnp.where(kept, x, jnp.zeros_like(x))), model.posterior(x))
+
+
+def supervised_latents(
+    key: PRNGKey,
+    model: Model,
+    x: Float[Array, "*event"],
+    *,
+    target: Callable[[Array], Float[Array, "D"]],
+) -> Float[Array, ""]:
+    """An encoder loss: the posterior should expect the latent that a teacher gives.
+
+    `-log q(target(x) | x)`, the cross-entropy of the posterior. The teacher is any function of x: a
+    fixed projection, principal components, features of a trained network. It suffices alone, as
+    the loss of `autonomous_encoder`, and then the bound fits a density around given features.
+
+    Args:
+        key: not used; every encoder loss takes one.
+        model: the model whose posterior is taught.
+        x: one example.
+        target: x -> the latent of x; no gradient flows into it.
+
+    Returns:
+        A scalar, nats; as a density it may be below 0.
+
+    Raises:
+        InputError: the target is not of the latent's shape.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> loss = supervised_latents(jax.random.key(1), model, jnp.ones(4), target=lambda x: x[:2])
+    >>> bool(loss == -model.posterior(jnp.ones(4)).log_prob(jnp.ones(2)))
+    True
+
+    Source: the log-likelihood of regression; McAllester (2020), "Encoder autonomy", for its use here.
+    """
+    del key
+    q, z = model.posterior(x), jax.lax.stop_gradient(target(x))
+    require_event(q, z, "model.posterior(x)", "target(x)")
+    return -log_prob(q, z)
+
+
+class _StoppedEncoder(NamedTuple):
+    """A model whose posterior no gradient passes."""
+
+    model: Model
+
+    def prior(self) -> Distribution:
+        return self.model.prior()
+
+    def posterior(self, x: Array) -> Distribution:
+        return jax.lax.stop_gradient(self.model).posterior(x)
+
+    def likelihood(self, z: Array) -> Distribution:
+        return self.model.likelihood(z)
+
+
+def _with_stopped_encoder(
+    objective: Objective, key: PRNGKey, model: Model, x: Array, **options: Any
+) -> Terms | Array:
+    return objective(key, _StoppedEncoder(model), x, **options)
+
+
+def _depth(objective: Objective) -> int:
+    """How many encoder losses an objective has already."""
+    while isinstance(objective, partial):
+        objective = objective.func
+    return 1 + _depth(objective.objective) if isinstance(objective, _WithEncoderLoss) else 0

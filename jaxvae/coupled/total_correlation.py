@@ -1,0 +1,184 @@
+"""Everything here couples the examples of a batch: the rate in three parts, and beta-TC-VAE."""
+
+import math
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from numpyro.distributions import Distribution, Independent
+
+from jaxvae.coupled.terms import draw_each, elbo_of, require_choice, require_weight
+from jaxvae.distributions import describe, log_prob
+from jaxvae.types import InputError, Model, Terms, require_positive
+
+Weights: TypeAlias = Literal["minibatch", "stratified"]
+
+
+class Decomposition(NamedTuple):
+    """The rate of each example in three parts, nats; they sum to `log_q_z_x - log_p_z` exactly."""
+
+    mutual_information: Float[Array, "B"]
+    total_correlation: Float[Array, "B"]
+    dimension_kl: Float[Array, "B"]
+
+
+def beta_tc_vae(
+    keys: Key[Array, "B"],
+    model: Model,
+    xs: Float[Array, "B *event"],
+    *,
+    dataset_size: int,
+    alpha: float | Float[Array, ""] = 1.0,
+    beta: float | Float[Array, ""],
+    gamma: float | Float[Array, ""] = 1.0,
+    weights: Weights = "minibatch",
+) -> Terms:
+    """beta-TC-VAE: the rate split in three, and the total correlation of the latents weighed alone.
+
+    `objective[i] = -(distortion[i] + alpha mutual_information[i] + beta total_correlation[i]
+    + gamma dimension_kl[i])`, see `decompose`. The three sum to the rate of the same sample, so
+    `alpha = beta = gamma = 1` is the bound, whatever the estimate of q(z).
+
+    Args:
+        keys: one typed key an example.
+        model: q(z|x) and p(z) factorised over latents: `Independent` of densities of one number.
+        xs: B >= 2 different examples of the data set.
+        dataset_size: N, how many examples the data set has, at least B.
+        alpha: weight of the mutual information of example and latent.
+        beta: weight of the total correlation.
+        gamma: weight of the KL of each latent's aggregate posterior to its prior.
+        weights: how log q(z) is estimated from the batch, see `log_weights`.
+
+    Returns:
+        `Terms` of [B], nats; the rate is `log_q_z_x - log_p_z` of the sample.
+
+    Raises:
+        InputError: a batch of one or larger than N, a density that is not factorised, a weight
+            below 0, or keys of another shape.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> keys = jax.random.split(jax.random.key(1), 3)
+    >>> terms = beta_tc_vae(keys, model, jnp.eye(3, 4), dataset_size=100, beta=1.0)
+    >>> bool(jnp.allclose(terms.objective, terms.bound, atol=1e-4))
+    True
+
+    Source: Chen, Li, Grosse and Duvenaud (2018), "Isolating sources of disentanglement in
+    variational autoencoders", eq. 2 and 4, appendix C.
+    """
+    require_weight(alpha=alpha, beta=beta, gamma=gamma)
+    s = draw_each(keys, model, xs)
+    terms, z = elbo_of(s, "monte_carlo"), s.z[:, 0]
+    log_q = jax.vmap(  # every sample under every posterior
+        lambda q: jax.vmap(partial(_by_latent, "model.posterior(x)", q))(z), out_axes=1
+    )(s.q)
+    log_p = jax.vmap(partial(_by_latent, "model.prior()"))(s.p, z)
+    parts = decompose(log_q, log_p, dataset_size=dataset_size, weights=weights)
+    # The sum of the parts is the rate; what is added to the bound is what the weights change.
+    change = (
+        (alpha - 1) * parts.mutual_information
+        + (beta - 1) * parts.total_correlation
+        + (gamma - 1) * parts.dimension_kl
+    )
+    return terms._replace(objective=terms.bound - change)
+
+
+def decompose(
+    log_q: Float[Array, "B B D"],
+    log_p: Float[Array, "B D"],
+    *,
+    dataset_size: int,
+    weights: Weights = "minibatch",
+) -> Decomposition:
+    """The rate in three parts, with the aggregate posterior q(z) = mean_n q(z|x_n) estimated.
+
+    With `W = exp(log_weights)`, `q(z_i) = sum_j W[i, j] prod_d q(z_id|x_j)` and
+    `q(z_id) = sum_j W[i, j] q(z_id|x_j)`:
+
+        mutual_information[i] = log q(z_i|x_i) - log q(z_i)
+        total_correlation[i]  = log q(z_i) - sum_d log q(z_id)
+        dimension_kl[i]       = sum_d (log q(z_id) - log p(z_id))
+
+    Args:
+        log_q: `log_q[i, j, d] = log q(z_id | x_j)`, the sample of example i under the posterior of
+            example j, nats.
+        log_p: `log_p[i, d] = log p(z_id)`, nats.
+        dataset_size: N.
+        weights: see `log_weights`.
+
+    Returns:
+        Three parts [B] each, nats.
+
+    Raises:
+        InputError: B is below 2 or above N, or an unknown kind of weights.
+
+    >>> log_q = jnp.log(jnp.array([[[0.5], [0.25]], [[0.25], [0.5]]]))
+    >>> parts = decompose(log_q, jnp.zeros((2, 1)), dataset_size=2, weights="stratified")
+    >>> [round(float(part[0]), 4) for part in parts]  # log (1/2) / (3/8), no other latent, log (3/8)
+    [0.2877, 0.0, -0.9808]
+
+    Source: Chen et al. (2018), "Isolating sources of disentanglement", eq. 2.
+    """
+    log_w = log_weights(log_q.shape[0], dataset_size, weights)
+    log_q_z = jnp.sum(log_q, axis=2)
+    log_joint = jax.nn.logsumexp(log_w + log_q_z, axis=1)
+    log_product = jnp.sum(jax.nn.logsumexp(log_w[:, :, None] + log_q, axis=1), axis=1)
+    return Decomposition(
+        jnp.diagonal(log_q_z) - log_joint,
+        log_joint - log_product,
+        log_product - jnp.sum(log_p, axis=1),
+    )
+
+
+def log_weights(batch_size: int, dataset_size: int, weights: Weights) -> Float[Array, "B B"]:
+    """Log-weight of example j of the batch in the estimate of q at the sample of example i.
+
+    "stratified": W[i, i] = 1 / N and W[i, j] = (N - 1) / (N (B - 1)). For the other B - 1 examples
+    drawn uniformly without replacement, sum_j W[i, j] q(z|x_j) has the expectation q(z), and it is
+    q(z) itself when the batch is the data set.
+    "minibatch": W[i, j] = 1 / (N B). The expectation of the log is a lower bound on log q(z); on
+    the whole data set it is log q(z) - log N.
+
+    Args:
+        batch_size: B, at least 2.
+        dataset_size: N, at least B.
+        weights: "minibatch" or "stratified".
+
+    Returns:
+        log W [B, B].
+
+    Raises:
+        InputError: a size is out of its range, or an unknown kind of weights.
+
+    >>> [round(float(w), 4) for w in jnp.exp(log_weights(3, 10, "stratified")[0])]
+    [0.1, 0.45, 0.45]
+
+    Source: Chen et al. (2018), "Isolating sources of disentanglement", appendix C.1 and C.2.
+    Departs from the source: with M = B - 1 others, its stratified weights are 1 / M for all of them
+    but one, which has (N - M) / (N M). Being unbiased fixes only their sum, (N - 1) / N: here they
+    share it equally, which averages over the order of the batch and so never has more variance.
+    """
+    require_choice("weights", weights, Weights)
+    require_positive(dataset_size=dataset_size)
+    if not 2 <= batch_size <= dataset_size:
+        raise InputError(
+            f"dataset_size: expected at least the batch size, which is at least 2, got "
+            f"{dataset_size} examples for a batch of {batch_size}"
+        )
+    if weights == "minibatch":
+        return jnp.full((batch_size, batch_size), -math.log(dataset_size * batch_size))
+    other = math.log((dataset_size - 1) / (dataset_size * (batch_size - 1)))
+    return jnp.where(jnp.eye(batch_size, dtype=bool), -math.log(dataset_size), other)
+
+
+def _by_latent(role: str, distribution: Distribution, z: Array) -> Float[Array, "D"]:
+    """`log_prob` of each latent by itself."""
+    if not isinstance(distribution, Independent) or distribution.base_dist.event_shape != ():
+        raise InputError(
+            f"{role}: expected a density factorised over latents, such as "
+            f"Normal(loc, scale).to_event(1), got {describe(distribution)}; the total correlation "
+            "needs log q of each latent"
+        )
+    return log_prob(distribution.base_dist, z).reshape(-1)

@@ -1,0 +1,93 @@
+"""Samples and densities of one event: the door between this library and NumPyro."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxvae.distributions.checks import describe
+from jaxvae.types import InputError, PRNGKey
+
+
+@contextmanager
+def numpyro_promotion() -> Iterator[None]:
+    """NumPyro mixes dtypes and ranks on purpose; strict promotion stops at its door."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def log_prob(distribution: Distribution, value: Array) -> Float[Array, ""]:
+    """Log-density of one event, nats.
+
+    Raises:
+        InputError: the distribution cannot score a value that it did not draw, see `can_score`.
+    """
+    try:
+        with numpyro_promotion():
+            return jnp.asarray(distribution.log_prob(value))
+    except NotImplementedError:
+        raise InputError(
+            "distribution: expected one that can score a given value, got "
+            f"{describe(distribution)}, which has no inverse; take the log-density together with "
+            "the sample, from sample_with_log_prob"
+        ) from None
+
+
+def rsample(distribution: Distribution, key: PRNGKey) -> Array:
+    """One reparameterised sample: its gradient flows to the distribution's parameters."""
+    with numpyro_promotion():
+        return jnp.asarray(distribution.rsample(key))
+
+
+def sample(distribution: Distribution, key: PRNGKey) -> Array:
+    """One sample, whether or not a gradient can flow through it."""
+    with numpyro_promotion():
+        return jnp.asarray(distribution.sample(key))
+
+
+def sample_with_log_prob(distribution: Distribution, key: PRNGKey) -> tuple[Array, Array]:
+    """One sample and its log-density, without an inverse where the sample passed through a flow.
+
+    `log_q(z) = log_base(e) - sum_t log|det J_t|` is taken along the way from e to z.
+
+    Args:
+        distribution: over one event.
+        key: one typed key.
+
+    Returns:
+        The sample, of the event shape, which is `sample(distribution, key)` and reparameterised
+        where the distribution `has_rsample`; its log-density, a scalar, nats.
+
+    >>> import numpyro.distributions as dist
+    >>> z, log_q = sample_with_log_prob(dist.Normal(0.0, 1.0), jax.random.key(0))
+    >>> bool(log_q == dist.Normal(0.0, 1.0).log_prob(z))
+    True
+    """
+    with numpyro_promotion():
+        value, intermediates = distribution.sample_with_intermediates(key)
+        # Only transformed distributions have intermediates, and only theirs takes them.
+        also = (intermediates,) if intermediates else ()
+        return jnp.asarray(value), jnp.asarray(distribution.log_prob(value, *also))
+
+
+def can_score(distribution: Distribution) -> bool:
+    """Whether `log_prob` can be computed of a given value: a flow without an inverse cannot.
+
+    Estimators that evaluate log q(z) apart from drawing z need it; nothing is computed here.
+
+    >>> import numpyro.distributions as dist
+    >>> can_score(dist.Normal(0.0, 1.0))
+    True
+    """
+
+    def score(key: PRNGKey) -> Array:
+        return log_prob(distribution, sample(distribution, key))
+
+    try:
+        jax.eval_shape(score, jax.eval_shape(jax.random.key, 0))
+    except InputError:
+        return False
+    return True

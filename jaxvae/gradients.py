@@ -1,0 +1,248 @@
+"""Gradient estimators: each is a function `Problem -> (samples, surrogate)`.
+
+The value of an objective is that of the bound on the samples; the estimator only bends the gradient,
+which is the gradient of its scalar `surrogate`. A user's own estimator is such a function, passed as
+`gradient=my_estimator`. Below, `v_k = d bound / d log_w[k]`; for IWAE, `v = softmax(log_w)`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+from jaxvae.distributions import can_score, describe
+from jaxvae.relaxations import (
+    disarm,
+    enumerate_latents,
+    gumbel_softmax,
+    straight_through,
+)
+from jaxvae.sampling import Bound, Problem, Samples
+from jaxvae.types import InputError
+
+Estimator: TypeAlias = Callable[[Problem], tuple[Samples, Float[Array, ""]]]
+Baseline: TypeAlias = float | Float[Array, ""] | Literal["leave_one_out"]
+
+
+def pathwise(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """The reparameterised gradient: differentiate the value through the samples.
+
+    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", section 2.4.
+    """
+    s = problem.draw()
+    return s, problem.value(s)
+
+
+def stl(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """Sticking the landing: pathwise without the score term, `log q(z|x)` seen through z alone.
+
+    Zero in q where q is the exact posterior. Unbiased for the ELBO; biased in q for K > 1 under a
+    bound that is not linear in `log_w`, such as IWAE.
+
+    Source: Roeder, Wu and Duvenaud (2017), "Sticking the landing", eq. 8.
+    """
+    _require_sampled_score(problem, "stl")
+    s = problem.draw(scorer=stop_gradient(problem.model))
+    return s, problem.value(s)
+
+
+def dreg(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """Doubly reparameterised gradient, unbiased in q and p for every bound.
+
+    In the parameters of p: `sum_k v_k d log_w[k]`. In those of q, through the path alone:
+    `sum_k c_k (d log_w[k] / d z_k) (d z_k / d phi)` with `c_k = v_k - d v_k / d log_w[k]`. For IWAE
+    `c_k = softmax(log_w)_k^2`: the square belongs to q, never to p.
+
+    Source: Tucker et al. (2019), "Doubly reparameterized gradient estimators for Monte Carlo
+    objectives", eq. 8; the general `c_k` follows by the same argument, their eq. 5.
+    """
+    _require_sampled_score(problem, "dreg")
+    fixed = stop_gradient(problem.model)
+    log_w = stop_gradient(problem.log_w(problem.draw(encoder=fixed, decoder=fixed)))
+    first, second = sensitivity(problem.bound, log_w)
+    share = jnp.where(first == 0, 0.0, 1 - second / jnp.where(first == 0, 1.0, first))
+    s = problem.draw(scorer=fixed, path=share)
+    return s, problem.value(s)
+
+
+def sensitivity(
+    bound: Bound, log_w: Float[Array, "K"]
+) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
+    """First derivative of a bound in each log-weight, and the second in the same one, each [K]."""
+    gradient = jax.grad(bound)
+
+    def second(k: Array) -> Array:
+        direction = (jnp.arange(log_w.size) == k).astype(log_w.dtype)
+        return jax.jvp(gradient, (log_w,), (direction,))[1][k]
+
+    ks = jnp.arange(log_w.size)
+    return gradient(log_w), jax.lax.map(second, ks, batch_size=min(log_w.size, 128))
+
+
+def score(
+    problem: Problem, *, baseline: Baseline | None = None
+) -> tuple[Samples, Float[Array, ""]]:
+    """Score-function gradient (REINFORCE): none through z, so q may be discrete.
+
+    `d value at fixed z + sum_k signal_k d log q(z_k|x)`, with `signal_k = value - baseline`, or, with
+    `baseline="leave_one_out"`, `value - value_without_k`, where `value_without_k` has `log_w[k]`
+    replaced by the mean of the other log-weights (the log of their geometric mean).
+
+    Args:
+        problem: what is estimated.
+        baseline: None for nothing; a number in nats that does not depend on this example's samples,
+            such as the running mean of `make_step(baseline_decay=...)`; or "leave_one_out", for K >= 2.
+
+    Raises:
+        InputError: "leave_one_out" with one sample, or another name.
+
+    Source: Williams (1992), "Simple statistical gradient-following algorithms for connectionist
+    reinforcement learning", theorem 1; Mnih and Rezende (2016), "Variational inference for Monte
+    Carlo objectives", for the last.
+    """
+    s = problem.draw(path="stopped")
+    value = problem.value(s)
+    if baseline is None:
+        signal = jnp.broadcast_to(stop_gradient(value), s.log_q_z_x.shape)
+    elif isinstance(baseline, str):
+        signal = _without_one(problem, stop_gradient(problem.log_w(s)), baseline)
+    else:
+        signal = jnp.broadcast_to(stop_gradient(value - baseline), s.log_q_z_x.shape)
+    return s, value + jnp.sum(signal * s.log_q_z_x)
+
+
+def vimco(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """The score-function gradient of an importance-weighted bound, with leave-one-out baselines.
+
+    Raises:
+        InputError: there is one sample only.
+
+    Source: Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives", eq. 10.
+    """
+    return score(problem, baseline="leave_one_out")
+
+
+def _without_one(problem: Problem, log_w: Float[Array, "K"], name: str) -> Float[Array, "K"]:
+    """How much the bound owes to each sample: `bound(log_w) - bound(log_w without k)`."""
+    count = log_w.size
+    if name != "leave_one_out":
+        raise InputError(f'baseline: expected a number or "leave_one_out", got {name!r}')
+    if count < 2:
+        raise InputError(f"num_samples: leave_one_out needs at least 2, got {count}")
+    total = jnp.sum(log_w)
+
+    def without(k: Array) -> Array:
+        others = (total - log_w[k]) / (count - 1)
+        return problem.bound(jnp.where(jnp.arange(count) == k, others, log_w))
+
+    ks = jnp.arange(count)
+    return problem.bound(log_w) - jax.lax.map(without, ks, batch_size=min(count, 128))
+
+
+def rws(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """Reweighted wake-sleep: p ascends the bound, q descends KL(p(z|x) || q(z|x)) (wake phase).
+
+    In p: `sum_k v_k d log p(x, z_k)`; in q: `sum_k v_k d log q(z_k|x)`, `v = softmax(log_w)`. The
+    update of q is not the gradient of the bound, and is biased by self-normalisation.
+
+    Source: Bornschein and Bengio (2015), "Reweighted wake-sleep", eq. 4 and 9.
+    """
+    s = problem.draw(path="stopped")
+    v = jax.nn.softmax(stop_gradient(problem.log_w(s)))
+    return s, v @ (s.log_p_x_z + s.log_p_z + s.log_q_z_x)
+
+
+def separate(problem: Problem, *, encoder_bound: Bound) -> tuple[Samples, Float[Array, ""]]:
+    """A bound of its own for the encoder, on the same samples; p ascends `problem.bound`.
+
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", the
+    partially importance weighted autoencoder.
+    """
+    fixed = stop_gradient(problem.model)
+    decoder = problem.draw(encoder=fixed, path="stopped")
+    encoder = problem.draw(decoder=fixed)
+    return encoder, problem.value(decoder) + encoder_bound(problem.log_w(encoder))
+
+
+def bend(value: Float[Array, ""], surrogate: Float[Array, ""]) -> Float[Array, ""]:
+    """The value of the one with the gradient of the other."""
+    return stop_gradient(value) + (surrogate - stop_gradient(surrogate))
+
+
+def _require_sampled_score(problem: Problem, name: str) -> None:
+    if problem.kl != "monte_carlo":
+        raise InputError(
+            f'gradient: "{name}" changes how log q(z|x) is differentiated, which kl="{problem.kl}" '
+            'does not sample; use kl="monte_carlo"'
+        )
+    q = problem.model.posterior(problem.x)
+    if not can_score(q):
+        raise InputError(
+            f'gradient: "{name}" evaluates log q(z|x) at z alone, which {describe(q)} cannot, '
+            'having no inverse; use "pathwise" or "score"'
+        )
+
+
+class Entry(NamedTuple):
+    """An estimator and where it applies."""
+
+    estimator: Callable[..., tuple[Samples, Float[Array, ""]]]
+    families: frozenset[str]
+    option: str | None = None
+    why: str = ""
+
+
+BOTH = frozenset({"elbo", "importance"})
+ONLY_ELBO, ONLY_IMPORTANCE = frozenset({"elbo"}), frozenset({"importance"})
+LINEAR = "it is unbiased for a bound that is linear in log_w, the ELBO, alone"
+
+ESTIMATORS: dict[str, Entry] = {
+    "pathwise": Entry(pathwise, BOTH),
+    "stl": Entry(stl, BOTH),
+    "dreg": Entry(dreg, BOTH),
+    "score": Entry(score, BOTH, "baseline"),
+    "vimco": Entry(vimco, ONLY_IMPORTANCE, None, 'for the ELBO it is "score" with leave_one_out'),
+    "rws": Entry(
+        rws, ONLY_IMPORTANCE, None, "its weights are those of the importance-weighted bound"
+    ),
+    "enumerate": Entry(enumerate_latents, ONLY_ELBO, None, LINEAR),
+    "gumbel_softmax": Entry(
+        gumbel_softmax, ONLY_ELBO, "temperature", "log q of a relaxed z is not defined"
+    ),
+    "straight_through": Entry(
+        straight_through, ONLY_ELBO, "temperature", "log q of a relaxed z is not defined"
+    ),
+    "disarm": Entry(disarm, ONLY_ELBO, None, LINEAR),
+}
+"""Every estimator by name, the families of bounds that it is for, its option, and why not others."""
+
+
+def choose(gradient: str | Estimator, family: str, **options: Any) -> Estimator:
+    """The estimator of a name, or the user's own, with its options bound.
+
+    Raises:
+        InputError: the name is not known, does not fit the bound, or an option has no effect.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if callable(gradient):
+        if given:
+            raise InputError(
+                f"{next(iter(given))}: has no effect on your own estimator; bind it there"
+            )
+        return gradient
+    if gradient not in ESTIMATORS:
+        raise InputError(
+            f"gradient: expected one of {', '.join(ESTIMATORS)}, or a function "
+            f"Problem -> (samples, surrogate), got {gradient!r}"
+        )
+    entry = ESTIMATORS[gradient]
+    if family not in entry.families:
+        raise InputError(f'gradient: "{gradient}" does not apply to this bound: {entry.why}')
+    for name in given:
+        if name != entry.option:
+            raise InputError(f'{name}: has no effect with gradient="{gradient}"; leave it out')
+    return partial(entry.estimator, **given) if given else entry.estimator

@@ -1,0 +1,282 @@
+"""From the encoder's output to q(z|x), with the prior that belongs to it."""
+
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxvae.distributions import (
+    FloatBernoulli,
+    Flow,
+    InverseAutoregressive,
+    OneHotCategorical,
+    Planar,
+    SplineCoupling,
+)
+from jaxvae.models.conditioners import ContextMLP, MaskedMLP
+from jaxvae.models.likelihoods import variance_of
+from jaxvae.types import InputError
+
+PosteriorName: TypeAlias = Literal[
+    "diagonal",
+    "full_covariance",
+    "laplace",
+    "bernoulli",
+    "categorical",
+    "planar",
+    "iaf",
+    "spline",
+]
+
+
+class Posterior(Protocol):
+    """What the encoder must give, how large z is, and the two distributions over z."""
+
+    num_outputs: int
+    """Size of the encoder's output."""
+    size: int
+    """Size of z."""
+
+    def prior(self) -> dist.Distribution:
+        """p(z) over one latent [size]."""
+        ...
+
+    def __call__(self, output: Float[Array, "num_outputs"], /) -> dist.Distribution:
+        """q(z|x) over one latent [size]."""
+        ...
+
+
+class Diagonal(nnx.Module):
+    """`q = N(mean, diag(softplus(raw) + 1e-8))`, `[mean, raw] = output` [2 D]; prior N(0, I)."""
+
+    def __init__(self, latent_dim: int):
+        self.size, self.num_outputs = latent_dim, 2 * latent_dim
+
+    def prior(self) -> dist.Distribution:
+        """p(z) = N(0, I)."""
+        return dist.Normal(jnp.zeros(self.size), jnp.ones(self.size)).to_event(1)
+
+    def __call__(self, output: Float[Array, "2D"]) -> dist.Distribution:
+        """q(z|x), normal with independent entries."""
+        mean, raw = jnp.split(output, 2)
+        return dist.Normal(mean, jnp.sqrt(variance_of(raw))).to_event(1)
+
+
+class FullCovariance(Diagonal):
+    """`q = N(mean, L L')`, `[mean, raw, lower] = output` [2 D + D (D - 1) / 2]; prior N(0, I).
+
+    L has `sqrt(softplus(raw) + 1e-8)` on its diagonal and `lower`, row by row, below it.
+    """
+
+    def __init__(self, latent_dim: int):
+        super().__init__(latent_dim)
+        self.num_outputs = 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
+        """q(z|x), normal with correlated entries."""
+        mean, raw, lower = jnp.split(output, [self.size, 2 * self.size])
+        rows, columns = jnp.tril_indices(self.size, -1)
+        tril = jnp.diag(jnp.sqrt(variance_of(raw))).at[rows, columns].set(lower)
+        return dist.MultivariateNormal(mean, scale_tril=tril)
+
+
+class Laplace(nnx.Module):
+    """`q = Laplace(mean, sqrt(softplus(raw) + 1e-8))`, `[mean, raw] = output` [2 D]; prior Laplace(0, 1)."""
+
+    def __init__(self, latent_dim: int):
+        self.size, self.num_outputs = latent_dim, 2 * latent_dim
+
+    def prior(self) -> dist.Distribution:
+        """p(z) = Laplace(0, 1) of independent entries."""
+        return dist.Laplace(jnp.zeros(self.size), jnp.ones(self.size)).to_event(1)
+
+    def __call__(self, output: Float[Array, "2D"]) -> dist.Distribution:
+        """q(z|x), Laplace with independent entries."""
+        mean, raw = jnp.split(output, 2)
+        return dist.Laplace(mean, jnp.sqrt(variance_of(raw))).to_event(1)
+
+
+class Bernoulli(nnx.Module):
+    """Independent bits, 0.0 or 1.0, with `logits = output` [D]; prior 1/2 each."""
+
+    def __init__(self, latent_dim: int):
+        self.size = self.num_outputs = latent_dim
+
+    def prior(self) -> dist.Distribution:
+        """p(z) = 2^-D."""
+        return FloatBernoulli(jnp.zeros(self.size)).to_event(1)
+
+    def __call__(self, output: Float[Array, "D"]) -> dist.Distribution:
+        """q(z|x) of bits."""
+        return FloatBernoulli(output).to_event(1)
+
+
+class Categorical(nnx.Module):
+    """D independent one-hot vectors of C classes, in one z [D * C], with `logits = output`; prior 1 / C."""
+
+    def __init__(self, latent_dim: int, num_categories: int):
+        self.latent_dim, self.num_categories = latent_dim, num_categories
+        self.size = self.num_outputs = latent_dim * num_categories
+
+    def prior(self) -> dist.Distribution:
+        """p(z) = C^-D."""
+        return self(jnp.zeros(self.size))
+
+    def __call__(self, output: Float[Array, "D*C"]) -> dist.Distribution:
+        """q(z|x) of one-hot vectors."""
+        return OneHotCategorical(output.reshape(self.latent_dim, self.num_categories))
+
+
+class PlanarFlow(Diagonal):
+    """A diagonal normal of the encoder's, through planar flows; prior N(0, I).
+
+    `[mean, raw, b] = output` [2 D + num_flows]: w and u of each flow are shared by all x, its offset
+    b is the encoder's.
+
+    Departs from the source: Rezende and Mohamed (2015) take w and u from the encoder as well.
+    """
+
+    def __init__(self, latent_dim: int, *, num_flows: int = 8, rngs: nnx.Rngs):
+        super().__init__(latent_dim)
+        self.num_outputs = 2 * latent_dim + num_flows
+        draw = nnx.initializers.normal(latent_dim**-0.5)
+        self.w = nnx.Param(draw(rngs.params(), (num_flows, latent_dim)))
+        self.u = nnx.Param(draw(rngs.params(), (num_flows, latent_dim)))
+
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
+        """q(z|x), which scores its own samples only."""
+        moments, offsets = jnp.split(output, [2 * self.size])
+        flows: list = [Planar(self.w[i], self.u[i], offsets[i]) for i in range(self.w.shape[0])]
+        return dist.TransformedDistribution(super().__call__(moments), flows)
+
+
+class _ContextFlow(Diagonal):
+    """A diagonal normal of the encoder's, through flows that see a context of the encoder's."""
+
+    conditioners: nnx.List
+
+    def __init__(self, latent_dim: int, context_size: int):
+        super().__init__(latent_dim)
+        self.num_outputs = 2 * latent_dim + context_size
+
+    def flow(self, index: int, context: Array) -> Flow:
+        """Flow `index`, bent by the context."""
+        raise NotImplementedError
+
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
+        """q(z|x) as a chain of flows over a normal."""
+        moments, context = jnp.split(output, [2 * self.size])
+        flows: list = [self.flow(i, context) for i in range(len(self.conditioners))]
+        return dist.TransformedDistribution(super().__call__(moments), flows)
+
+
+class AutoregressiveFlow(_ContextFlow):
+    """A diagonal normal through inverse autoregressive flows, in turn from either end; prior N(0, I).
+
+    `[mean, raw, context] = output` [2 D + context_size]; the masked networks are shared by all x.
+
+    Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive flow",
+    algorithm 1.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        num_flows: int = 2,
+        hidden: tuple[int, ...] = (64,),
+        context_size: int = 16,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(latent_dim, context_size)
+        self.conditioners = nnx.List(
+            MaskedMLP(latent_dim, context_size, hidden, reverse=i % 2 == 1, rngs=rngs)
+            for i in range(num_flows)
+        )
+
+    def flow(self, index: int, context: Array) -> Flow:
+        """Flow `index`, bent by the context."""
+        return InverseAutoregressive(self.conditioners[index], context)
+
+
+class SplineFlow(_ContextFlow):
+    """A diagonal normal through spline couplings, on even and odd entries in turn; prior N(0, I).
+
+    `[mean, raw, context] = output` [2 D + context_size]; the networks are shared by all x.
+
+    Source: Durkan et al. (2019), "Neural spline flows".
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        num_flows: int = 4,
+        num_bins: int = 8,
+        hidden: tuple[int, ...] = (64,),
+        context_size: int = 16,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(latent_dim, context_size)
+        outputs = latent_dim * (3 * num_bins - 1)
+        self.conditioners = nnx.List(
+            ContextMLP(latent_dim, context_size, hidden, outputs, rngs=rngs)
+            for _ in range(num_flows)
+        )
+
+    def flow(self, index: int, context: Array) -> Flow:
+        """Flow `index`, bent by the context."""
+        return SplineCoupling(self.conditioners[index], context, parity=index % 2)
+
+
+def make_posterior(
+    name: PosteriorName, latent_dim: int, *, num_categories: int | None = None, rngs: nnx.Rngs
+) -> Posterior:
+    """The posterior module of this name.
+
+    Args:
+        name: which family q(z|x) is from.
+        latent_dim: D.
+        num_categories: C, for "categorical" alone.
+        rngs: where the initial weights of a flow come from.
+
+    Raises:
+        InputError: the name is not one of `PosteriorName`, or `num_categories` is missing, below 2,
+            or without effect.
+    """
+    match name:
+        case "categorical":
+            return Categorical(latent_dim, _require_categories(num_categories))
+        case _ if num_categories is not None:
+            raise InputError(
+                f'num_categories: has an effect with posterior="categorical" alone, got '
+                f"{num_categories!r} with posterior={name!r}; leave it out"
+            )
+        case "diagonal":
+            return Diagonal(latent_dim)
+        case "full_covariance":
+            return FullCovariance(latent_dim)
+        case "laplace":
+            return Laplace(latent_dim)
+        case "bernoulli":
+            return Bernoulli(latent_dim)
+        case "planar":
+            return PlanarFlow(latent_dim, rngs=rngs)
+        case "iaf":
+            return AutoregressiveFlow(latent_dim, rngs=rngs)
+        case "spline":
+            return SplineFlow(latent_dim, rngs=rngs)
+    raise InputError(
+        f"posterior: expected one of {', '.join(get_args(PosteriorName))}, got {name!r}"
+    )
+
+
+def _require_categories(num_categories: int | None) -> int:
+    if type(num_categories) is not int or num_categories < 2:
+        raise InputError(
+            'num_categories: expected an integer of at least 2 with posterior="categorical", '
+            f"got {num_categories!r}"
+        )
+    return num_categories

@@ -1,0 +1,203 @@
+"""Gradient estimators for discrete latents: exact enumeration, relaxations, antithetic pairs.
+
+Each is a function `Problem -> (samples, surrogate)`, as in `jaxvae.gradients`. The samples are always
+of the discrete model, so the value stays its bound: a relaxation only bends the gradient.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, Independent
+
+from jaxvae.distributions import FloatBernoulli, OneHotCategorical, describe, log_prob
+from jaxvae.sampling import (
+    Problem,
+    Samples,
+    log_likelihood,
+    over_samples,
+    require_latents,
+)
+from jaxvae.types import InputError, PRNGKey
+
+MOST_STATES = 4096
+
+
+def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """The exact expectation under q, by the sum over all states of z; no randomness.
+
+    `sum_z q(z|x) log_w(z)`, for the ELBO, whose expectation is linear in the log-weights.
+
+    Raises:
+        InputError: q is not discrete, or has more than 4,096 states.
+    """
+    q, p = problem.model.posterior(problem.x), problem.model.prior()
+    require_latents(q, p)
+    z = jnp.asarray(states(q), jnp.float32)
+
+    def one(z: Array, _: None) -> tuple[Array, ...]:
+        return z, log_likelihood(problem.model, problem.x, z), log_prob(p, z), log_prob(q, z)
+
+    values = over_samples(one, (z, None), problem.chunk_size)
+    s = Samples(q, p, *values, weight=jnp.exp(values[-1]))
+    return s, problem.value(s)
+
+
+def straight_through(
+    problem: Problem, *, temperature: float | Float[Array, ""] = 1.0
+) -> tuple[Samples, Float[Array, ""]]:
+    """Discrete samples in the value, the gradient of their relaxation in their place.
+
+    `z = hard + relaxed - stop_gradient(relaxed)`, with `relaxed = softmax((logits + gumbel) /
+    temperature)` and `hard` its largest entry. Biased.
+
+    Source: Bengio, Leonard and Courville (2013), "Estimating or propagating gradients through
+    stochastic neurons"; Jang, Gu and Poole (2017), "Categorical reparameterization with
+    Gumbel-softmax", section 2.2.
+    """
+    return _relaxed(problem, temperature, lambda hard, soft: hard + (soft - stop_gradient(soft)))
+
+
+def gumbel_softmax(
+    problem: Problem, *, temperature: float | Float[Array, ""] = 1.0
+) -> tuple[Samples, Float[Array, ""]]:
+    """The gradient of the relaxed model, the value of the discrete one on the same Gumbel noise.
+
+    `relaxed = softmax((logits + gumbel) / temperature)`, or `sigmoid((logit + logistic) /
+    temperature)` for bits. Biased for the discrete model; less so as the temperature falls, while
+    its variance rises.
+
+    Source: Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax", eq. 2;
+    Maddison, Mnih and Teh (2017), "The concrete distribution", eq. 10.
+    """
+    return _relaxed(problem, temperature, lambda hard, soft: soft)
+
+
+def _relaxed(
+    problem: Problem,
+    temperature: float | Float[Array, ""],
+    passed: Callable[[Array, Array], Array],
+) -> tuple[Samples, Float[Array, ""]]:
+    if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
+        raise InputError(f"temperature: expected a number above 0, got {temperature!r}")
+    if problem.kl == "monte_carlo":
+        raise InputError(
+            'kl: expected "analytic" or "entropy" under a relaxation, because log q(z|x) of a '
+            'relaxed z is not defined for a discrete q, got "monte_carlo"'
+        )
+    model, x = problem.model, problem.x
+    q, p = model.posterior(x), model.prior()
+    require_latents(q, p)
+
+    def pair(k: Array) -> tuple[Array, Array]:
+        return relaxed_sample(q, jax.random.fold_in(problem.key, k), temperature)
+
+    def densities(z: Array) -> tuple[Array, ...]:
+        return z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)
+
+    def hard(k: Array, _: None) -> tuple[Array, ...]:
+        return densities(pair(k)[0])
+
+    def soft(k: Array, _: None) -> tuple[Array, ...]:
+        return densities(passed(*pair(k)))
+
+    rows = (jnp.arange(problem.num_samples), None)
+    s = Samples(q, p, *over_samples(hard, rows, problem.chunk_size))
+    relaxed = Samples(q, p, *over_samples(soft, rows, problem.chunk_size))
+    return s, problem.value(relaxed)
+
+
+def relaxed_sample(
+    q: Distribution, key: PRNGKey, temperature: float | Float[Array, ""]
+) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+    """A sample of q and its relaxation, from the same noise: both [D].
+
+    Raises:
+        InputError: q is not of bits or one-hot vectors.
+    """
+    if isinstance(q, OneHotCategorical):
+        noisy = q.logits + jax.random.gumbel(key, q.logits.shape)
+        hard = jax.nn.one_hot(jnp.argmax(noisy, -1), q.logits.shape[-1], dtype=noisy.dtype)
+        return hard.reshape(-1), jax.nn.softmax(noisy / temperature).reshape(-1)
+    noisy = bit_logits(q) + jax.random.logistic(key, q.event_shape)
+    return (noisy > 0).astype(noisy.dtype), jax.nn.sigmoid(noisy / temperature)
+
+
+def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
+    """DisARM: an antithetic pair of bit vectors for each sample, unbiased in q and p.
+
+    With `u` uniform, `b = 1[1 - u < sigmoid(a)]`, `b' = 1[u < sigmoid(a)]` and f the log-weight,
+
+    `d/da_d = (f(b) - f(b')) / 2 * (-1)^b'_d * 1[b_d != b'_d] * sigmoid(|a_d|)`.
+
+    Raises:
+        InputError: q is not of bits, or the bound is not linear in the log-weights.
+
+    Source: Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary
+    latent variables", eq. 5; in p, the mean of the gradients at both.
+    """
+    model, x = problem.model, problem.x
+    q, p = model.posterior(x), model.prior()
+    require_latents(q, p)
+    logits = bit_logits(q)
+
+    def one(k: Array, _: None) -> tuple[Array, ...]:
+        u = jax.random.uniform(jax.random.fold_in(problem.key, k), logits.shape)
+        on = jax.nn.sigmoid(stop_gradient(logits))
+        pair = (1 - u < on).astype(jnp.float32), (u < on).astype(jnp.float32)
+        return tuple(
+            jnp.stack(column)
+            for column in zip(
+                *[(z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)) for z in pair],
+                strict=True,
+            )
+        )
+
+    rows = (jnp.arange(problem.num_samples), None)
+    both = over_samples(one, rows, problem.chunk_size)  # each [K, 2, ...]
+    s = Samples(q, p, *(column.reshape(-1, *column.shape[2:]) for column in both))
+    f = stop_gradient(problem.log_w(s)).reshape(-1, 2)
+    b, other = jnp.moveaxis(both[0], 1, 0)
+    sign = jnp.where(b == other, 0.0, jnp.where(other > 0, -1.0, 1.0))
+    sign = sign * jax.nn.sigmoid(jnp.abs(logits))[None]
+    direction = 0.5 * jnp.mean((f[:, 0] - f[:, 1])[:, None] * stop_gradient(sign), axis=0)
+    return s, problem.value(s) + jnp.sum(stop_gradient(direction) * logits)
+
+
+def bit_logits(q: Distribution) -> Float[Array, "D"]:
+    """The logits of a posterior of independent bits.
+
+    Raises:
+        InputError: it is another distribution.
+    """
+    if isinstance(q, Independent) and isinstance(q.base_dist, FloatBernoulli):
+        return jnp.asarray(q.base_dist.logits)
+    raise InputError(
+        f"gradient: expected a posterior of independent bits (or one-hot vectors, where the "
+        f'estimator takes them), such as vae(posterior="bernoulli"), got {describe(q)}'
+    )
+
+
+def states(q: Distribution) -> Float[np.ndarray, "S D"]:
+    """All states of a discrete latent, as rows.
+
+    Raises:
+        InputError: q is not of bits or one-hot vectors, or there are more than 4,096 of them.
+    """
+    if isinstance(q, OneHotCategorical):
+        variables, classes = q.logits.shape[-2:]
+        choices = np.eye(classes)
+    else:
+        (variables,), classes = bit_logits(q).shape, 2
+        choices = np.array([[0.0], [1.0]])
+    if classes**variables > MOST_STATES:
+        raise InputError(
+            f'gradient: "enumerate" takes at most {MOST_STATES} states of z, got '
+            f"{classes}^{variables}; use an estimator that samples, such as leave_one_out"
+        )
+    rows = itertools.product(range(classes), repeat=variables)
+    return np.stack([choices[list(row)].reshape(-1) for row in rows])
