@@ -9,6 +9,7 @@ from jaxvae import (
     gradients,
     models,
     networks,
+    testing,
     training,
 )
 from jaxvae.objectives import elbo, importance_weighted, iwae, multiply_iwae, partially_iwae
@@ -33,5 +34,6 @@ __all__ = [
     "multiply_iwae",
     "networks",
     "partially_iwae",
+    "testing",
     "training",
 ]

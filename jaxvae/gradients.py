@@ -62,10 +62,11 @@ def dreg(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """
     _require_sampled_score(problem, "dreg")
     fixed = stop_gradient(problem.model)
-    log_w = stop_gradient(problem.log_w(problem.draw(encoder=fixed, decoder=fixed)))
+    drawn = problem.draw(scorer=fixed)
+    log_w = stop_gradient(problem.log_w(drawn))
     first, second = sensitivity(problem.bound, log_w)
     share = jnp.where(first == 0, 0.0, 1 - second / jnp.where(first == 0, 1.0, first))
-    s = problem.draw(scorer=fixed, path=share)
+    s = problem.draw(scorer=fixed, path=share, z=drawn.z)
     return s, problem.value(s)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.rows import dot_general
 from jaxvae.types import InputError, PRNGKey, require_positive
 
 Activation: TypeAlias = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
@@ -61,7 +62,12 @@ def linear(
 
     biases = uniform if initializer == "fan_in_uniform" else nnx.initializers.zeros_init()
     return nnx.Linear(
-        fan_in, fan_out, kernel_init=kernels[initializer], bias_init=biases, rngs=rngs
+        fan_in,
+        fan_out,
+        kernel_init=kernels[initializer],
+        bias_init=biases,
+        dot_general=dot_general,
+        rngs=rngs,
     )
 
 

@@ -39,10 +39,10 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     require_latents(q, p)
     z = jnp.asarray(states(q), jnp.float32)
 
-    def one(z: Array, _: None) -> tuple[Array, ...]:
+    def one(z: Array) -> tuple[Array, ...]:
         return z, log_likelihood(problem.model, problem.x, z), log_prob(p, z), log_prob(q, z)
 
-    values = over_samples(one, (z, None), problem.chunk_size)
+    values = over_samples(jax.vmap(one), z, problem.chunk_size)
     s = Samples(q, p, *values, weight=jnp.exp(values[-1]))
     return s, problem.value(s)
 
@@ -99,15 +99,15 @@ def _relaxed(
     def densities(z: Array) -> tuple[Array, ...]:
         return z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)
 
-    def hard(k: Array, _: None) -> tuple[Array, ...]:
+    def hard(k: Array) -> tuple[Array, ...]:
         return densities(pair(k)[0])
 
-    def soft(k: Array, _: None) -> tuple[Array, ...]:
+    def soft(k: Array) -> tuple[Array, ...]:
         return densities(passed(*pair(k)))
 
-    rows = (jnp.arange(problem.num_samples), None)
-    s = Samples(q, p, *over_samples(hard, rows, problem.chunk_size))
-    relaxed = Samples(q, p, *over_samples(soft, rows, problem.chunk_size))
+    ks = jnp.arange(problem.num_samples)
+    s = Samples(q, p, *over_samples(jax.vmap(hard), ks, problem.chunk_size))
+    relaxed = Samples(q, p, *over_samples(jax.vmap(soft), ks, problem.chunk_size))
     return s, problem.value(relaxed)
 
 
@@ -145,7 +145,7 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     require_latents(q, p)
     logits = bit_logits(q)
 
-    def one(k: Array, _: None) -> tuple[Array, ...]:
+    def one(k: Array) -> tuple[Array, ...]:
         u = jax.random.uniform(jax.random.fold_in(problem.key, k), logits.shape)
         on = jax.nn.sigmoid(stop_gradient(logits))
         pair = (1 - u < on).astype(jnp.float32), (u < on).astype(jnp.float32)
@@ -157,8 +157,8 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
             )
         )
 
-    rows = (jnp.arange(problem.num_samples), None)
-    both = over_samples(one, rows, problem.chunk_size)  # each [K, 2, ...]
+    ks = jnp.arange(problem.num_samples)
+    both = over_samples(jax.vmap(one), ks, problem.chunk_size)  # each [K, 2, ...]
     s = Samples(q, p, *(column.reshape(-1, *column.shape[2:]) for column in both))
     f = stop_gradient(problem.log_w(s)).reshape(-1, 2)
     b, other = jnp.moveaxis(both[0], 1, 0)

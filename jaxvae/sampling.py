@@ -75,6 +75,7 @@ class Problem(NamedTuple):
         scorer: Model | None = None,
         decoder: Model | None = None,
         path: Path = "live",
+        z: Float[Array, "K D"] | None = None,
     ) -> Samples:
         """Sample q(z|x) K times and evaluate the densities.
 
@@ -88,6 +89,8 @@ class Problem(NamedTuple):
             decoder: whose prior and likelihood are evaluated; the model by default.
             path: whether the gradient flows through z ("live"), not at all ("stopped"), or
                 multiplied by a number for each sample [K].
+            z: samples drawn before, to evaluate again instead of drawing (the compiler does not
+                merge two draws, but it does merge two evaluations of the same latents).
 
         Raises:
             InputError: shapes do not fit, or the path is wanted and q is not reparameterised.
@@ -101,19 +104,25 @@ class Problem(NamedTuple):
         if not stopped:
             require_rsample(q)
 
-        def one(k: Array, scale: Array | None) -> tuple[Array, ...]:
+        def latents(k: Array) -> tuple[Array, Array | None]:
             key = jax.random.fold_in(self.key, k)
-            if scorer is None and scale is None and not stopped:
-                z, log_q = sample_with_log_prob(q, key)
-            else:
-                z = sample(q, key)
-                z = jax.lax.stop_gradient(z) if stopped else z
-                z = z if scale is None else scale_gradient(z, scale)
-                log_q = log_prob(scored, z)
-            return z, log_likelihood(decoder, self.x, z), log_prob(p, z), log_q
+            if scorer is None and scales is None and not stopped:
+                return sample_with_log_prob(q, key)
+            return sample(q, key), None
+
+        def densities(z: Array, log_q: Array | None) -> tuple[Array, ...]:
+            log_q = log_prob(scored, z) if log_q is None else log_q
+            return log_likelihood(decoder, self.x, z), log_prob(p, z), log_q
+
+        def some(rows: tuple[Array, Array | None, Array | None]) -> tuple[Array, ...]:
+            ks, scales, z = rows
+            z, log_q = jax.vmap(latents)(ks) if z is None else (z, None)
+            z = jax.lax.stop_gradient(z) if stopped else z
+            z = z if scales is None else scale_gradient(z, scales)
+            return z, *jax.vmap(densities)(z, log_q)
 
         ks = jnp.arange(self.num_samples)
-        return Samples(q, p, *over_samples(one, (ks, scales), self.chunk_size))
+        return Samples(q, p, *over_samples(some, (ks, scales, z), self.chunk_size))
 
     def log_w(self, s: Samples) -> Float[Array, "K"]:
         """The sampled part of the log-weights, [K]."""
@@ -166,24 +175,34 @@ def draw(key: PRNGKey, model: Model, x: Float[Array, "*event"], num_samples: int
     return problem(key, model, x, num_samples=num_samples, bound=jnp.mean).draw()
 
 
-def over_samples(
-    one: Callable[..., Any], rows: tuple[Array, Array | None], chunk_size: int | None
-) -> Any:
-    """`one` at every sample: all at once, or in chunks whose activations are not kept.
+def over_samples(some: Callable[[Any], Any], rows: Any, chunk_size: int | None) -> Any:
+    """`some` of all rows at once, or of chunks of them, whose activations are not kept.
 
     Rematerialised chunks bound the memory of the backward pass as well; value and gradient are the
-    same for any chunk, dividing K or not.
+    same for any chunk, dividing the rows or not.
+
+    Args:
+        some: rows [C, ...] -> results [C, ...], for any C.
+        rows: a pytree of arrays with a leading axis K.
+        chunk_size: the largest C; None for K.
     """
-    if chunk_size is None or chunk_size >= rows[0].size:
-        return jax.vmap(one)(*rows)
-    return jax.lax.map(jax.checkpoint(lambda row: one(*row)), rows, batch_size=chunk_size)
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if chunk_size is None or chunk_size >= count:
+        return some(rows)
+    whole, body = count - count % chunk_size, jax.checkpoint(some)
+    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk_size, *a.shape[1:]), rows)
+    done = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), jax.lax.map(body, parts))
+    if whole == count:
+        return done
+    rest = body(jax.tree.map(lambda a: a[whole:], rows))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
 
 @jax.custom_jvp
-def scale_gradient(z: Float[Array, "D"], scale: Float[Array, ""]) -> Float[Array, "D"]:
-    """Z itself, whose gradient is multiplied by `scale`.
+def scale_gradient(z: Float[Array, "K D"], scale: Float[Array, "K"]) -> Float[Array, "K D"]:
+    """The latents themselves, whose gradients are multiplied by `scale`.
 
-    Its value is z and not a copy computed from it, so that the compiler sees two passes over the
+    Their value is z and not a copy computed from it, so that the compiler sees two passes over the
     same samples as one.
     """
     del scale
@@ -193,7 +212,7 @@ def scale_gradient(z: Float[Array, "D"], scale: Float[Array, ""]) -> Float[Array
 @scale_gradient.defjvp
 def _scale_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (z, scale), (tangent, _) = primals, tangents
-    return z, scale * tangent
+    return z, jax.vmap(jnp.multiply)(scale, tangent)
 
 
 def log_likelihood(model: Model, x: Float[Array, "*event"], z: Float[Array, "D"]) -> Array:

@@ -25,6 +25,7 @@ ORDER = [
     "objectives",
     "batching",
     "autonomous",
+    "rows",
     "networks",
     "coupled",
     "models",

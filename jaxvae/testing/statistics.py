@@ -1,0 +1,198 @@
+"""Tests of Monte Carlo means with a stated false-alarm rate.
+
+Every test looks at all entries of a vector at once; by Bonferroni's inequality the chance that a
+correct vector is rejected is at most `false_alarm`, for means that are Gaussian to good accuracy.
+Take thousands of samples: the tails of a mean of fewer are not Gaussian at these levels.
+"""
+
+import itertools
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxvae.types import InputError
+
+FALSE_ALARM = 1e-6
+"""The chance of rejecting a correct vector, unless another is given."""
+
+Side: TypeAlias = Literal["two", "above", "below"]
+
+
+class ZTest(NamedTuple):
+    """Whether the means pass, the worst z-score, and the z-score from which they do not."""
+
+    passed: bool
+    max_z: float
+    threshold: float
+
+
+class Order(NamedTuple):
+    """Whether no bound lies above the next, and whether each is shown to lie below it."""
+
+    passed: bool
+    shown: bool
+    z: tuple[float, ...]
+    """Of each rise, from the first bound to the upper limit, positive where it rises."""
+    threshold: float
+
+
+def normal_quantile(tail: float) -> float:
+    """The z with `P(Z > z) = tail` for a standard normal Z, accurate for the smallest tails."""
+    return -NormalDist().inv_cdf(tail)
+
+
+def standard_error(samples: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
+    """`sqrt(variance / n + rounding^2)` of the mean of each column of samples [n, ...], float64.
+
+    Raises:
+        InputError: there are fewer than two samples.
+    """
+    samples = np.asarray(samples, np.float64)
+    if samples.ndim == 0 or len(samples) < 2:
+        raise InputError(f"samples: expected [n, ...] with n >= 2, got shape {samples.shape}")
+    return np.hypot(
+        samples.std(axis=0, ddof=1) / np.sqrt(len(samples)), np.asarray(rounding, np.float64)
+    )
+
+
+def z_scores(samples: ArrayLike, exact: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
+    """`(mean - exact) / sqrt(standard_error^2 + rounding^2)` of each column of samples [n, ...].
+
+    `rounding` is the arithmetic error of a mean; without it an estimate of no variance, such as
+    the gradient of a term in closed form, could never pass.
+
+    Raises:
+        InputError: there are fewer than two samples.
+    """
+    error = standard_error(samples, rounding)
+    difference = np.asarray(samples, np.float64).mean(axis=0) - np.asarray(exact, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(difference == 0, 0.0, difference / error)
+
+
+def z_test(
+    samples: ArrayLike,
+    exact: ArrayLike,
+    *,
+    side: Side = "two",
+    false_alarm: float = FALSE_ALARM,
+    rounding: ArrayLike = 0.0,
+) -> ZTest:
+    """Do the means of samples [n, ...] equal `exact` [...]?
+
+    Args:
+        samples: independent draws along the first axis.
+        exact: the expectation.
+        side: "above" rejects only means above `exact`, "below" only means below it.
+        false_alarm: the chance of rejecting a correct vector.
+        rounding: see `z_scores`.
+
+    Returns:
+        Whether no entry is beyond the threshold, the worst z-score, the threshold. A NaN never passes.
+
+    Raises:
+        InputError: an option is not usable, or there are fewer than two samples.
+
+    >>> samples = np.random.default_rng(0).normal(size=(4096, 3))
+    >>> z_test(samples, 0.0).passed, z_test(samples + 0.2, 0.0).passed
+    (True, False)
+
+    Source: Bonferroni's inequality over the entries; a normal approximation of each mean.
+    """
+    if side not in ("two", "above", "below"):
+        raise InputError(f'side: expected "two", "above" or "below", got {side!r}')
+    require_rate("false_alarm", false_alarm)
+    z = z_scores(samples, exact, rounding)
+    z = {"two": np.abs(z), "above": z, "below": -z}[side]
+    tails = z.size * (2 if side == "two" else 1)
+    threshold = normal_quantile(false_alarm / tails)
+    # NaN compares as false, so a NaN never passes.
+    return ZTest(bool(np.all(z <= threshold)), float(np.max(z)), threshold)
+
+
+def assert_mean(
+    samples: ArrayLike,
+    exact: ArrayLike,
+    *,
+    side: Side = "two",
+    false_alarm: float = FALSE_ALARM,
+    rounding: ArrayLike = 0.0,
+    what: str = "mean",
+) -> None:
+    """Raise AssertionError, with the numbers, unless `z_test` passes."""
+    test = z_test(samples, exact, side=side, false_alarm=false_alarm, rounding=rounding)
+    assert test.passed, (
+        f"{what}: max z = {test.max_z:.2f} > {test.threshold:.2f} ({side}-sided, false alarm "
+        f"{false_alarm:g}); means {np.asarray(samples).mean(axis=0)}, exact {exact}"
+    )
+
+
+def assert_mean_exceeds(
+    samples: ArrayLike, limit: float, *, false_alarm: float = FALSE_ALARM, what: str = "mean"
+) -> None:
+    """Raise AssertionError unless the mean lies above `limit` beyond doubt.
+
+    The claim is shown, not merely left standing: if the mean were at most `limit`, this would pass
+    with a chance of at most `false_alarm`.
+    """
+    test = z_test(samples, limit, side="above", false_alarm=false_alarm)
+    assert test.max_z > test.threshold, (
+        f"{what}: z = {test.max_z:.2f}, needs more than {test.threshold:.2f}; "
+        f"mean {np.asarray(samples).mean():.6g}, limit {limit}"
+    )
+
+
+def check_order(
+    bounds: Sequence[ArrayLike],
+    upper: float | None = None,
+    *,
+    false_alarm: float = FALSE_ALARM,
+    rounding: float = 1e-5,
+) -> Order:
+    """Do bounds rise in the order given, `E bounds[i] <= E bounds[i + 1] <= upper`?
+
+    Paired z-tests of neighbours: draw all bounds with the same keys, so that their differences have
+    little noise.
+
+    Args:
+        bounds: samples [n] of each bound, lowest first, such as the ELBO, L_2, L_5; nats.
+        upper: what the last must not exceed, such as log p(x).
+        false_alarm: the chance that `passed` is false though the order holds; and that `shown` is
+            true though two neighbours are equal.
+        rounding: the arithmetic error of a mean, nats.
+
+    Returns:
+        `passed`: no neighbours stand in the wrong order. `shown`: each rise is beyond doubt.
+
+    Raises:
+        InputError: there is nothing to compare, or the samples are not paired.
+
+    >>> noise = np.random.default_rng(0).normal(size=4096)
+    >>> order = check_order([noise, noise + 0.1], upper=0.5)
+    >>> order.passed, order.shown
+    (True, True)
+    """
+    require_rate("false_alarm", false_alarm)
+    samples = [np.asarray(bound, np.float64) for bound in bounds]
+    if len({s.shape for s in samples}) != 1 or samples[0].ndim != 1:
+        raise InputError(
+            f"bounds: expected paired samples of one shape [n], got {[s.shape for s in samples]}"
+        )
+    rises = [more - fewer for fewer, more in itertools.pairwise(samples)]
+    if upper is not None:
+        rises.append(upper - samples[-1])
+    if not rises:
+        raise InputError("bounds: expected at least two, or one and its upper limit, got one")
+    z = np.array([z_scores(rise, 0.0, rounding) for rise in rises])
+    threshold = normal_quantile(false_alarm / len(z))
+    passed, shown = np.all(z >= -threshold), np.all(z > threshold)
+    return Order(bool(passed), bool(shown), tuple(z.tolist()), threshold)
+
+
+def require_rate(name: str, value: float) -> None:
+    """Refuse anything but a probability strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise InputError(f"{name}: expected a probability between 0 and 1, got {value!r}")
