@@ -8,7 +8,7 @@ its aggregate q(z) = E_pop q(z|x) and its inverse q(x|z) = pop(x) q(z|x) / q(z),
 so the best prior and the best decoder, q(z) and q(x|z), bring the mean bound to -H(x), the most that
 any model of x can have, whatever the encoder. The encoder is free to follow another aim.
 
-Source: McAllester (2020), "Encoder autonomy", eq. 1 to 4.
+Source: McAllester (2020), "Encoder autonomy".
 """
 
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def autonomous_encoder(
     >>> [bool(jnp.any(layer.kernel[...])) for layer in (gradient.encoder.layers[0], gradient.decoder.layers[0])]
     [False, True]
 
-    Source: McAllester (2020), "Encoder autonomy", eq. 2 to 4: the encoder is held while the prior
+    Source: McAllester (2020), "Encoder autonomy": the encoder is held while the prior
     and the decoder are fitted.
     """
     if _depth(objective):

@@ -31,7 +31,7 @@ def elbo(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     >>> float(elbo(jnp.array([-2.0, -4.0])))
     -3.0
 
-    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", eq. 2.
+    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes".
     """
     _require_samples(log_w)
     return jnp.mean(log_w)
@@ -54,7 +54,7 @@ def iwae(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     >>> round(float(iwae(jnp.log(jnp.array([1.0, 3.0])))), 6)
     0.693147
 
-    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", eq. 8.
+    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
     _require_samples(log_w)
     return _log_mean_exp(log_w)
@@ -78,7 +78,7 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
     >>> round(float(renyi(log_w, 0.5)), 4)
     0.6238
 
-    Source: Li and Turner (2016), "Renyi divergence variational inference", eq. 6 and 9.
+    Source: Li and Turner (2016), "Renyi divergence variational inference".
     """
     _require_samples(log_w)
     if not -float("inf") < alpha < float("inf"):
@@ -114,7 +114,7 @@ def multiply_iwae(log_w: Float[Array, "M K"]) -> Float[Array, ""]:
     >>> round(float(multiply_iwae(log_w)), 6)
     0.693147
 
-    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", eq. 13.
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
     """
     if jnp.ndim(log_w) != 2 or log_w.size == 0:
         raise InputError(
@@ -135,7 +135,7 @@ def combination_iwae(log_w: Float[Array, "K"], beta: float) -> Float[Array, ""]:
     Raises:
         InputError: `log_w` is not one axis of at least one sample, or beta is out of range.
 
-    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", eq. 14.
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
     """
     _require_samples(log_w)
     if not 0 <= beta <= 1:
@@ -167,7 +167,7 @@ def thermodynamic(
     >>> bool(thermodynamic(log_w, jnp.array([0.0])) == elbo(log_w))
     True
 
-    Source: Masrani, Le and Wood (2019), "The thermodynamic variational objective", eq. 6 and 7.
+    Source: Masrani, Le and Wood (2019), "The thermodynamic variational objective".
     """
     _require_samples(log_w)
     if side not in ("left", "right"):
@@ -192,7 +192,7 @@ def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:
     Raises:
         InputError: `log_w` is not one axis of at least one sample, or the order is below 1.
 
-    Source: Dieng et al. (2017), "Variational inference via chi upper bound minimization", eq. 2.
+    Source: Dieng et al. (2017), "Variational inference via chi upper bound minimization".
     """
     _require_samples(log_w)
     if not 1 <= order < float("inf"):

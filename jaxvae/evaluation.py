@@ -98,7 +98,7 @@ def log_likelihood(
         InputError: a size is below 1, or the shapes do not fit the model.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.1; standard error by the delta method,
-    Owen (2013), "Monte Carlo theory, methods and examples", eq. 9.8.
+    Owen (2013), "Monte Carlo theory, methods and examples".
     """
     require_key(key)
     require_positive(num_samples=num_samples, chunk_size=chunk_size)

@@ -43,7 +43,7 @@ def stl(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     Zero in q where q is the exact posterior. Unbiased for the ELBO; biased in q for K > 1 under a
     bound that is not linear in `log_w`, such as IWAE.
 
-    Source: Roeder, Wu and Duvenaud (2017), "Sticking the landing", eq. 8.
+    Source: Roeder, Wu and Duvenaud (2017), "Sticking the landing".
     """
     _require_sampled_score(problem, "stl")
     s = problem.draw(scorer=stop_gradient(problem.model))
@@ -58,7 +58,7 @@ def dreg(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     `c_k = softmax(log_w)_k^2`: the square belongs to q, never to p.
 
     Source: Tucker et al. (2019), "Doubly reparameterized gradient estimators for Monte Carlo
-    objectives", eq. 8; the general `c_k` follows by the same argument, their eq. 5.
+    objectives"; the general `c_k` follows by the same argument.
     """
     _require_sampled_score(problem, "dreg")
     fixed = stop_gradient(problem.model)
@@ -122,7 +122,7 @@ def vimco(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     Raises:
         InputError: there is one sample only.
 
-    Source: Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives", eq. 10.
+    Source: Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives".
     """
     return score(problem, baseline="leave_one_out")
 
@@ -150,7 +150,7 @@ def rws(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     In p: `sum_k v_k d log p(x, z_k)`; in q: `sum_k v_k d log q(z_k|x)`, `v = softmax(log_w)`. The
     update of q is not the gradient of the bound, and is biased by self-normalisation.
 
-    Source: Bornschein and Bengio (2015), "Reweighted wake-sleep", eq. 4 and 9.
+    Source: Bornschein and Bengio (2015), "Reweighted wake-sleep".
     """
     s = problem.draw(path="stopped")
     v = jax.nn.softmax(stop_gradient(problem.log_w(s)))

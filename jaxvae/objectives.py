@@ -70,10 +70,10 @@ def elbo(
     >>> bool(jnp.allclose(terms.bound, -(terms.distortion + terms.rate)))
     True
 
-    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", eq. 6 and 7; Higgins et al.
-    (2017), "beta-VAE", eq. 4; Kingma et al. (2016), "Improved variational inference with inverse
+    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes"; Higgins et al.
+    (2017), "beta-VAE"; Kingma et al. (2016), "Improved variational inference with inverse
     autoregressive flow", appendix C.8, for free bits; Burgess et al. (2018), "Understanding
-    disentangling in beta-VAE", eq. 8, for capacity. Departs from the source: free bits are counted
+    disentangling in beta-VAE", for capacity. Departs from the source: free bits are counted
     per example, not per minibatch.
     """
     if kl not in get_args(KL):
@@ -128,7 +128,7 @@ def iwae(
     Raises:
         InputError: a shape, option or key is not usable, or options do not go together.
 
-    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", eq. 8 and 13.
+    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
     return importance_weighted(
         key,

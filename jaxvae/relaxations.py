@@ -71,8 +71,8 @@ def gumbel_softmax(
     temperature)` for bits. Biased for the discrete model; less so as the temperature falls, while
     its variance rises.
 
-    Source: Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax", eq. 2;
-    Maddison, Mnih and Teh (2017), "The concrete distribution", eq. 10.
+    Source: Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax";
+    Maddison, Mnih and Teh (2017), "The concrete distribution".
     """
     return _relaxed(problem, temperature, lambda hard, soft: soft)
 
@@ -138,7 +138,7 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
         InputError: q is not of bits, or the bound is not linear in the log-weights.
 
     Source: Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary
-    latent variables", eq. 5; in p, the mean of the gradients at both.
+    latent variables"; in p, the mean of the gradients at both.
     """
     model, x = problem.model, problem.x
     q, p = model.posterior(x), model.prior()

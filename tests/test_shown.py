@@ -65,3 +65,14 @@ def run(command, folder):
     result = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result
+
+
+def test_estimator_cost(tmp_path):
+    """The memory of many samples in chunks is that of few; the times are not judged here."""
+    script = str(ROOT / "experiments/estimator_cost.py")
+    options = ["--batch", "2", "--steps", "1", "--rounds", "1"]
+    said = run([sys.executable, script, *options], tmp_path).stdout
+    ratio = re.search(r"that is ([\d.]+)x; without chunks it is (\d+)x", said)
+    assert ratio, said
+    assert float(ratio[1]) <= 1.3
+    assert float(ratio[2]) > 1.3

@@ -55,7 +55,7 @@ def dip_vae(
     True
 
     Source: Kumar, Sattigeri and Balakrishnan (2018), "Variational inference of disentangled latent
-    concepts from unlabeled observations", eq. 6 and 7.
+    concepts from unlabeled observations".
     """
     require_weight(lambda_off_diagonal=lambda_off_diagonal, lambda_diagonal=lambda_diagonal)
     s = draw_each(keys, model, xs)

@@ -113,7 +113,7 @@ def factor_vae(
     >>> bool(jnp.all(terms.objective == terms.bound))
     True
 
-    Source: Kim and Mnih (2018), "Disentangling by factorising", eq. 2 and 3, algorithm 2.
+    Source: Kim and Mnih (2018), "Disentangling by factorising", algorithm 2.
     Departs from the source: one batch in two halves instead of two batches, and the bound and the
     total correlation are averaged over both; one optimiser, unless `optax.partition` gives the
     discriminator its own.

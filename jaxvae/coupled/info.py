@@ -99,7 +99,7 @@ def mmd2(
     >>> round(float(mmd2(xs, xs, kernel="imq", bandwidth=1.0)), 6)  # 1/2 + 1/2 - 2 (3/4)
     -0.5
 
-    Source: Gretton et al. (2012), "A kernel two-sample test", lemma 6, eq. 3; Tolstikhin et al.
+    Source: Gretton et al. (2012), "A kernel two-sample test", lemma 6; Tolstikhin et al.
     (2018), "Wasserstein auto-encoders", section 4, for "imq" and its h^2 = 2 D.
     """
     if xs.ndim != 2 or ys.ndim != 2 or xs.shape[1] != ys.shape[1] or min(len(xs), len(ys)) < 2:

@@ -66,7 +66,7 @@ def beta_tc_vae(
     True
 
     Source: Chen, Li, Grosse and Duvenaud (2018), "Isolating sources of disentanglement in
-    variational autoencoders", eq. 2 and 4, appendix C.
+    variational autoencoders", appendix C.
     """
     require_weight(alpha=alpha, beta=beta, gamma=gamma)
     s = draw_each(keys, model, xs)
@@ -119,7 +119,7 @@ def decompose(
     >>> [round(float(part[0]), 4) for part in parts]  # log (1/2) / (3/8), no other latent, log (3/8)
     [0.2877, 0.0, -0.9808]
 
-    Source: Chen et al. (2018), "Isolating sources of disentanglement", eq. 2.
+    Source: Chen et al. (2018), "Isolating sources of disentanglement".
     """
     log_w = log_weights(log_q.shape[0], dataset_size, weights)
     log_q_z = jnp.sum(log_q, axis=2)

@@ -85,8 +85,8 @@ class Planar(Flow):
     >>> bool(jnp.isfinite(log_det))
     True
 
-    Source: Rezende and Mohamed (2015), "Variational inference with normalizing flows", eq. 10 to 12
-    and appendix A.1.
+    Source: Rezende and Mohamed (2015), "Variational inference with normalizing flows",
+    appendix A.1.
     Departs from the source: `m(a) = softplus(a + log(e - 1)) - 1 + 0.001`, up to the last term zero
     at zero; the source's `softplus(a) - 1` makes u' grow without bound as w goes to zero, and
     rounds to -1.
@@ -123,8 +123,7 @@ class InverseAutoregressive(Flow):
         conditioner: `(x [D], context) -> (shift [D], raw [D])`, autoregressive in x.
         context: what it sees besides x, whole.
 
-    Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive flow",
-    eq. 13 and 14, and the start at raw + 2 that follows.
+    Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive flow".
     Departs from the source: gates stay above 0.001, so that the inverse exists in float32.
     """
 
@@ -164,7 +163,7 @@ class SplineCoupling(Flow):
         parity: 0 to transform entries 0, 2, ..., 1 for entries 1, 3, ...; the others are kept.
         bound: B.
 
-    Source: Durkan et al. (2019), "Neural spline flows", section 3 and eq. 4 to 8.
+    Source: Durkan et al. (2019), "Neural spline flows", section 3.
     Departs from the source: entries are split in turn, not by a random permutation.
     """
 
@@ -214,8 +213,7 @@ def made_masks(
     >>> made_masks(2, 0, (2,))[1].astype(int).tolist()
     [[1, 1], [0, 1]]
 
-    Source: Germain et al. (2015), "MADE: masked autoencoder for distribution estimation", eq. 12
-    and 13.
+    Source: Germain et al. (2015), "MADE: masked autoencoder for distribution estimation".
     Departs from the source: degree 0, for context, and hidden degrees in turn, not at random.
     """
     order = np.arange(1, size + 1)

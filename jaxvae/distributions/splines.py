@@ -49,7 +49,7 @@ def make_spline(raw: Float[Array, "D 3K-1"], bound: float) -> Spline:
 def forward(spline: Spline, x: Float[Array, "D"]) -> tuple[Array, Array]:
     """`y` [D] and `log dy/dx` [D] of the splines at x [D].
 
-    Source: Durkan et al. (2019), "Neural spline flows", eq. 4 and 5.
+    Source: Durkan et al. (2019), "Neural spline flows".
     """
     inside, x_in = _clamp(spline.x_knots, x)
     b = _find(spline, spline.x_knots, x_in)
@@ -60,7 +60,7 @@ def forward(spline: Spline, x: Float[Array, "D"]) -> tuple[Array, Array]:
 def inverse(spline: Spline, y: Float[Array, "D"]) -> Float[Array, "D"]:
     """`x` [D] at which the splines are y [D].
 
-    Source: Durkan et al. (2019), "Neural spline flows", eq. 6 to 8 and the root that follows.
+    Source: Durkan et al. (2019), "Neural spline flows".
     """
     inside, y_in = _clamp(spline.y_knots, y)
     b = _find(spline, spline.y_knots, y_in)

@@ -58,7 +58,7 @@ def snr(
     >>> sorted(ratios)
     ['decoder', 'encoder']
 
-    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", eq. 6.
+    Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
     Departs from the source: it takes the ratio of each parameter by itself.
     """
     require_key(key)
