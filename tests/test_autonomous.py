@@ -393,4 +393,4 @@ def test_trains_on_digits(objective):
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 3
-    assert step._cache_size() == 1
+    assert step._cache_size() <= 1  # 0 where a long session has evicted it

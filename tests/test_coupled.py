@@ -149,7 +149,7 @@ def test_trains_on_digits(objective):
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 5
-    assert step._cache_size() == 1
+    assert step._cache_size() <= 1  # 0 where a long session has evicted it
 
 
 # InfoVAE: the MMD has a closed form between Gaussians.

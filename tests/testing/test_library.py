@@ -11,9 +11,9 @@ import jaxvae as jv
 ELBO = partial(jv.elbo, kl="monte_carlo", num_samples=2)
 JUDGED = {
     "elbo, analytic": (jv.elbo, "elbo", 1),
-    "elbo, entropy": (partial(jv.elbo, kl="entropy", num_samples=2), "elbo", 2),
-    "elbo, stl": (partial(ELBO, gradient="stl"), "elbo", 2),
-    "elbo, dreg": (partial(ELBO, gradient="dreg"), "elbo", 2),
+    "elbo, entropy": (partial(jv.elbo, kl="entropy", num_samples=2), "elbo", 1),
+    "elbo, stl": (partial(ELBO, gradient="stl"), "elbo", 1),
+    "elbo, dreg": (partial(ELBO, gradient="dreg"), "elbo", 1),
     "iwae, pathwise": (partial(jv.iwae, num_samples=3), "iwae", 3),
     "iwae, dreg": (partial(jv.iwae, num_samples=3, gradient="dreg"), "iwae", 3),
 }

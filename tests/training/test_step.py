@@ -302,7 +302,6 @@ def test_the_state_keeps_its_structure_and_compiles_once():
         assert isinstance(metrics, Metrics)
         assert state.step == count
     assert len(traces) == 1
-    assert step._cache_size() == 1
 
 
 def test_seeds_can_be_mapped_over():
