@@ -272,6 +272,6 @@ def require_rsample(q: Distribution) -> None:
     if not q.has_rsample:
         raise InputError(
             f"gradient: expected one that needs no reparameterised samples, since {describe(q)} has "
-            'none: "score", "leave_one_out", "rws", "enumerate", "gumbel_softmax", '
+            'none: "score", "vimco", "rws", "enumerate", "gumbel_softmax", '
             '"straight_through" or "disarm", got one that differentiates through z'
         )
