@@ -197,7 +197,7 @@ def states(q: Distribution) -> Float[np.ndarray, "S D"]:
     if classes**variables > MOST_STATES:
         raise InputError(
             f'gradient: "enumerate" takes at most {MOST_STATES} states of z, got '
-            f"{classes}^{variables}; use an estimator that samples, such as "score""
+            f'{classes}^{variables}; use an estimator that samples, such as "score"'
         )
     rows = itertools.product(range(classes), repeat=variables)
     return np.stack([choices[list(row)].reshape(-1) for row in rows])

@@ -117,9 +117,7 @@ def test_killed_runs_resume_to_the_same_bits(unbroken, cache, tmp_path):
         finish(jaxvae(*again, cache=cache))
         require_same(run, expected)
     print("killed after the evaluation at step", reached)
-    assert len(set(reached)) >= 2, (
-        f"the moments were not spread over the run: {reached}"
-    )
+    assert len(set(reached)) >= 2, f"the moments were not spread over the run: {reached}"
 
 
 def test_one_changed_bit_is_noticed(unbroken, tmp_path):
