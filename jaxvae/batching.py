@@ -5,6 +5,7 @@ global index of the example, so no draw depends on the batch layout or the numbe
 count up from 0; other streams of the same run key count down from the largest fold, 2^32 - 1.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvae.binding import bind
 from jaxvae.types import Batch, InputError, Model, Objective, PRNGKey, Terms, require_positive
 
 T = TypeVar("T")
@@ -42,39 +44,67 @@ class Examples(NamedTuple):
 
     x: Float[Array, "B *event"]
     index: Int[Array, "B"]
-    mask: Float[Array, "B"] | None
+    label: Int[Array, "B"] | None = None
+    mask: Float[Array, "B *event"] | None = None
+    """Which values of x were observed; all of them if None."""
+    weight: Float[Array, "B"] | None = None
+    """How much each example counts; alike if None."""
 
 
 def unpack(batch: Batch) -> Examples:
-    """Read a batch: an array, or a mapping with `x` and, where given, `mask` and `index`.
+    """Read a batch: an array, or a mapping with `x` and, where given, the other entries.
 
-    Without `index` the examples count from 0. `mask` [B] weighs examples: 0 leaves one out.
+    Without `index` the examples count from 0. `mask` is [B], where 0 leaves an example out, or
+    [B, *event], where 0 marks a value of x that was not observed. `weight` [B] weighs examples.
 
     Raises:
-        InputError: an entry is missing, unknown, or of another length.
+        InputError: an entry is missing, unknown, or of another shape or type.
     """
     if not isinstance(batch, Mapping):
         batch = {"x": batch}
-    if unknown := set(batch) - {"x", "label", "mask", "index"}:
+    if unknown := set(batch) - {"x", "label", "mask", "index", "weight"}:
         raise InputError(
-            f"batch: expected the entries x, label, mask and index, got also {sorted(unknown)}"
+            "batch: expected the entries x, label, mask, index and weight, "
+            f"got also {sorted(unknown)}"
         )
     if "x" not in batch:
         raise InputError(f"batch: expected an entry x, got {sorted(batch)}")
     x = jnp.asarray(batch["x"])
     if x.ndim < 2 or x.shape[0] == 0:
         raise InputError(f"batch: expected x of shape [B, *event] with B >= 1, got {x.shape}")
-    index, mask = batch.get("index"), batch.get("mask")
-    for name, entry in (("index", index), ("mask", mask)):
+    each = {name: batch.get(name) for name in ("index", "label", "weight")}
+    mask = batch.get("mask")
+    if mask is not None and jnp.ndim(mask) == 1:
+        each["mask"], mask = mask, None
+    for name, entry in each.items():
         if entry is not None and jnp.shape(entry) != (x.shape[0],):
+            either = f", or {x.shape}, one a value" if name == "mask" else ""
             raise InputError(
-                f"batch: expected {name} of shape {(x.shape[0],)}, one an example, "
+                f"batch: expected {name} of shape {(x.shape[0],)}, one an example{either}, "
                 f"got {jnp.shape(entry)}"
             )
+    if mask is not None and jnp.shape(mask) != x.shape:
+        raise InputError(
+            f"batch: expected mask of shape {(x.shape[0],)}, one an example, or {x.shape}, one a "
+            f"value, got {jnp.shape(mask)}"
+        )
+    label = each["label"]
+    if label is not None and not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+        raise InputError(
+            f"batch: expected label to be integers, got {jnp.result_type(label)}; "
+            "number the classes 0, 1, .."
+        )
+    weights = [
+        jnp.asarray(each[name], jnp.float32)
+        for name in ("mask", "weight")
+        if each.get(name) is not None
+    ]
     return Examples(
         x,
-        jnp.arange(x.shape[0]) if index is None else jnp.asarray(index),
+        jnp.arange(x.shape[0]) if each["index"] is None else jnp.asarray(each["index"]),
+        None if label is None else jnp.asarray(label),
         None if mask is None else jnp.asarray(mask, jnp.float32),
+        math.prod(weights[1:], start=weights[0]) if weights else None,
     )
 
 
@@ -82,7 +112,7 @@ def over_batch(
     objective: Objective,
     keys: Key[Array, "B"],
     model: Model,
-    x: Array,
+    examples: Examples,
     *,
     batch_coupled: bool = False,
     **options: Any,
@@ -90,16 +120,28 @@ def over_batch(
     """The objective of each example: `jax.vmap` over keys and examples, the model shared.
 
     A batch-coupled objective takes all the keys and all the examples itself.
+
+    Raises:
+        InputError: labels or masks came with a batch-coupled objective.
     """
     if batch_coupled:
-        return objective(keys, model, x, **options)
-    return jax.vmap(lambda key, x: objective(key, model, x, **options))(keys, x)
+        if examples.mask is not None or not isinstance(model, Model):
+            raise InputError(
+                "batch: an objective that couples the batch takes whole examples of a plain model, "
+                "got a mask of values or a model that needs labels"
+            )
+        return objective(keys, model, examples.x, **options)
+
+    def one(key: PRNGKey, x: Array, label: Array | None, mask: Array | None) -> Any:
+        return objective(key, bind(model, label, mask), x, **options)
+
+    return jax.vmap(one)(keys, examples.x, examples.label, examples.mask)
 
 
 def map_examples(
-    function: Callable[[PRNGKey, Array], T],
+    function: Callable[[PRNGKey, Any], T],
     key: PRNGKey,
-    xs: Float[Array, "N *event"],
+    xs: Any,
     *,
     batch_size: int,
 ) -> T:
@@ -110,7 +152,7 @@ def map_examples(
     Args:
         function: `(key, x) -> pytree` of one example.
         key: one typed key.
-        xs: [N, *event].
+        xs: [N, *event], or a pytree of such arrays.
         batch_size: rows in one `vmap`; memory grows with it.
 
     Returns:
@@ -120,7 +162,8 @@ def map_examples(
         InputError: there is no row, or `batch_size` is below 1.
     """
     require_positive(batch_size=batch_size)
-    if jnp.ndim(xs) < 1 or xs.shape[0] == 0:
-        raise InputError(f"xs: expected [N, *event] with N >= 1, got shape {jnp.shape(xs)}")
-    rows = (fold_each(key, jnp.arange(xs.shape[0])), xs)
-    return jax.lax.map(lambda row: function(*row), rows, batch_size=min(batch_size, xs.shape[0]))
+    shape = jnp.shape(jax.tree.leaves(xs)[0])
+    if not shape or shape[0] == 0:
+        raise InputError(f"xs: expected [N, *event] with N >= 1, got shape {shape}")
+    rows = (fold_each(key, jnp.arange(shape[0])), xs)
+    return jax.lax.map(lambda row: function(*row), rows, batch_size=min(batch_size, shape[0]))

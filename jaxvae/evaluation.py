@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxvae import objectives
-from jaxvae.batching import fold_each
+from jaxvae.batching import Examples, fold_each, unpack
+from jaxvae.binding import bind
 from jaxvae.distributions import describe, log_prob, require_one_event, sample_with_log_prob
 from jaxvae.sampling import kl_each, require_latents
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.types import (
+    Batch,
     InputError,
     Model,
     Objective,
@@ -68,7 +70,7 @@ class _Sums(NamedTuple):
 def log_likelihood(
     key: PRNGKey,
     model: Model,
-    xs: Float[Array, "N *event"],
+    xs: Batch,
     *,
     num_samples: int,
     chunk_size: int = 100,
@@ -85,7 +87,8 @@ def log_likelihood(
     Args:
         key: one typed key.
         model: any object with `prior`, `posterior` and `likelihood`.
-        xs: examples as the model sees them, [N, *event].
+        xs: examples as the model sees them, [N, *event]; or a batch, a mapping with `x` and, where
+            there are any, `label` and `mask`.
         num_samples: K.
         chunk_size: samples at a time.
         batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
@@ -146,7 +149,7 @@ def _log_likelihood(
 def terms(
     key: PRNGKey,
     model: Model,
-    xs: Float[Array, "N *event"],
+    xs: Batch,
     *,
     objective: Objective = objectives.elbo,
     batch_size: int = 500,
@@ -179,7 +182,7 @@ class ActiveUnits(NamedTuple):
 
 def active_units(
     model: Model,
-    xs: Float[Array, "N *event"],
+    xs: Batch,
     *,
     threshold: float = 0.01,
     batch_size: int = 500,
@@ -201,9 +204,7 @@ class Moments(NamedTuple):
     variance: Float[np.ndarray, "N D"]
 
 
-def posterior_moments(
-    model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
-) -> Moments:
+def posterior_moments(model: Model, xs: Batch, *, batch_size: int = 500) -> Moments:
     """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D]."""
     no_draws = jax.random.key(0)
     return Moments(*_stream(_moments, model, no_draws, xs, batch_size=batch_size))
@@ -220,9 +221,7 @@ def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
         ) from None
 
 
-def kl_per_latent(
-    model: Model, xs: Float[Array, "N *event"], *, batch_size: int = 500
-) -> Float[np.ndarray, "D"]:
+def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
     """Mean over examples of KL(q(z_d|x) || p(z_d)), nats; they sum to the mean rate.
 
     Raises:
@@ -241,7 +240,7 @@ def _stream(
     function: Callable[..., Any],
     model: Model,
     key: PRNGKey,
-    xs: Float[Array, "N *event"],
+    xs: Batch,
     *,
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
@@ -254,18 +253,17 @@ def _stream(
     The last batch is filled up with copies of the last row, so that one compilation serves all.
     """
     require_positive(batch_size=batch_size)
-    size = len(xs)
-    if size == 0:
-        raise InputError("xs: expected at least one example, got none")
+    examples = unpack(xs)
+    size = len(examples.x)
     is_pytree = jax.tree.leaves(model) != [model]
     held = model if is_pytree else _Constant(model)
     batch_size = min(batch_size, size)
 
-    xs, parts = jnp.asarray(xs), []
+    parts = []
     named_options = tuple(sorted(options.items()))
     for start in range(0, size, batch_size):
         index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
-        batch = _batch(function, named_options, held, key, xs, index)
+        batch = _batch(function, named_options, held, key, examples, index)
         parts.append(jax.block_until_ready(batch))
         if on_progress:
             on_progress(min(start + batch_size, size))
@@ -286,9 +284,13 @@ def _batch(
     options: tuple[tuple[str, Any], ...],
     held: Model | _Constant,
     key: PRNGKey,
-    xs: Array,
+    examples: Examples,
     index: Array,
 ) -> Any:
     model = held.model if isinstance(held, _Constant) else held
-    per_example = partial(function, **dict(options))
-    return jax.vmap(per_example, in_axes=(None, 0, 0))(model, fold_each(key, index), xs[index])
+
+    def one(key: PRNGKey, row: Examples) -> Any:
+        return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
+
+    rows = jax.tree.map(lambda column: column[index], examples)
+    return jax.vmap(one)(fold_each(key, index), rows)

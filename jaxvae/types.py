@@ -11,7 +11,8 @@ PRNGKey: TypeAlias = Key[Array, ""]
 """One typed key, made by `jax.random.key(seed)`."""
 
 Batch: TypeAlias = Array | Mapping[str, Array]
-"""`[B, *event]`, or a mapping with `x` and, where there are any, `label`, `mask` [B], `index` [B]."""
+"""`[B, *event]`, or a mapping with `x` and, where there are any, `label` [B], `mask` [B] or [B, *event],
+`index` [B] and `weight` [B]; see `jaxvae.batching.unpack`."""
 
 
 class InputError(ValueError):

@@ -18,6 +18,7 @@ PACKAGE = Path(jaxvae.__file__).parent
 ORDER = [
     "types",
     "distributions",
+    "binding",
     "bounds",
     "sampling",
     "relaxations",

@@ -98,7 +98,9 @@ def test_over_batch_is_the_objective_of_each_example():
     model = oracles.linear_gaussian()
     xs = jnp.asarray(oracles.draw_x(model, 0, 4))
     keys = batching.example_keys(jax.random.key(0), 0, jnp.arange(4))
-    terms = jax.jit(partial(batching.over_batch, jv.elbo, beta=2.0))(keys, model, xs)
+    terms = jax.jit(partial(batching.over_batch, jv.elbo, beta=2.0))(
+        keys, model, batching.unpack(xs)
+    )
     one = jax.jit(partial(jv.elbo, beta=2.0))
     each = [one(k, model, x) for k, x in zip(keys, xs, strict=True)]
     np.testing.assert_allclose(np.stack(terms, axis=1), np.array(each), rtol=2e-6)
@@ -111,12 +113,13 @@ def test_unpack_fills_in_the_index():
         np.testing.assert_array_equal(examples.x, x)
         np.testing.assert_array_equal(examples.index, [0, 1, 2])
         assert examples.mask is None
+        assert examples.weight is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
 def test_unpack_keeps_the_weights_whatever_the_type_of_x(dtype):
     for mask in ([1.0, 0.5], [True, False], [1, 0]):
-        got = batching.unpack({"x": jnp.ones((2, 2), dtype), "mask": jnp.asarray(mask)}).mask
+        got = batching.unpack({"x": jnp.ones((2, 2), dtype), "mask": jnp.asarray(mask)}).weight
         np.testing.assert_array_equal(got, np.float32(mask))
         assert got.dtype == jnp.float32, "weights and their sum need float32"
 
@@ -129,7 +132,10 @@ X = jnp.ones((3, 2))
     [
         ({}, ("x",)),
         ({"mask": jnp.ones(3)}, ("x", "mask")),
-        ({"x": X, "weight": jnp.ones(3)}, ("weight",)),
+        ({"x": X, "wait": jnp.ones(3)}, ("wait",)),
+        ({"x": X, "weight": jnp.ones(2)}, ("weight", "(3,)", "(2,)")),
+        ({"x": X, "label": jnp.ones(3)}, ("label", "integers", "float32")),
+        ({"x": X, "mask": jnp.ones((3, 3))}, ("mask", "(3, 2)", "(3, 3)")),
         ({"x": X, "mask": jnp.ones(2)}, ("mask", "(3,)", "(2,)")),
         ({"x": X, "mask": jnp.ones((3, 1))}, ("mask", "(3,)", "(3, 1)")),
         ({"x": X, "index": jnp.arange(4)}, ("index", "(3,)", "(4,)")),

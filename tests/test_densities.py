@@ -72,8 +72,10 @@ def densities():
     }
     unit = lambda a, z: stats.norm.logpdf(z, a, 1.0).sum()  # noqa: E731
     return flows | {
-        "likelihood bernoulli": Density(make_likelihood("bernoulli"), a[:2], log_bits, BITS),
-        "likelihood gaussian": Density(make_likelihood("gaussian"), a[:2], unit),
+        "likelihood bernoulli": Density(
+            lambda a: make_likelihood("bernoulli")(a[None]), a[:2], log_bits, BITS
+        ),
+        "likelihood gaussian": Density(lambda a: make_likelihood("gaussian")(a[None]), a[:2], unit),
         "diagonal": Density(posterior("diagonal"), a[:4], log_normal),
         "full_covariance": Density(posterior("full_covariance"), a[:5], log_full),
         "laplace": Density(posterior("laplace"), a[:4], log_laplace),
@@ -240,7 +242,7 @@ def test_check_of_extremes_rejects_exponentials(name):
 def test_every_named_density_is_checked():
     from typing import get_args
 
-    from jaxvae.models.likelihoods import Likelihood
+    from jaxvae.models.likelihoods import LikelihoodName as Likelihood
     from jaxvae.models.posteriors import PosteriorName
 
     names = {f"likelihood {name}" for name in get_args(Likelihood)} | {*get_args(PosteriorName)}

@@ -296,14 +296,14 @@ def test_a_sample_comes_with_its_density(q):
 
 
 def test_bernoulli_sums_to_one_by_enumeration():
-    likelihood = Bernoulli()(jnp.array([[0.3, -2.0], [4.0, 0.0]]))
+    likelihood = Bernoulli()(jnp.array([[[0.3, -2.0], [4.0, 0.0]]]))
     every = np.array(list(itertools.product([0.0, 1.0], repeat=4)), np.float32).reshape(-1, 2, 2)
     log_p = jax.vmap(lambda x: log_prob(likelihood, x))(every)
     np.testing.assert_allclose(np.exp(np.float64(log_p)).sum(), 1, atol=1e-6)
 
 
 def bernoulli(logit, bit):
-    return log_prob(Bernoulli()(logit[None]), jnp.asarray([bit]))
+    return log_prob(Bernoulli()(logit[None, None]), jnp.asarray([bit]))
 
 
 def check_bernoulli(log_p, logits=LOGITS):
@@ -348,14 +348,14 @@ def check_gaussian(log_p):
 
 
 def test_gaussian_is_the_density():
-    check_gaussian(lambda mean, x: log_prob(Gaussian()(mean), x))
+    check_gaussian(lambda mean, x: log_prob(Gaussian()(mean[None]), x))
 
 
 @pytest.mark.parametrize(
     "twin",
     [
         lambda mean, x: -0.5 * jnp.sum((x - mean) ** 2),
-        lambda mean, x: log_prob(Gaussian()(mean), x) / x.size,
+        lambda mean, x: log_prob(Gaussian()(mean[None]), x) / x.size,
     ],
     ids=["without normaliser", "averaged"],
 )
@@ -366,7 +366,7 @@ def test_check_of_gaussian_rejects(twin):
 
 def test_gaussian_is_finite_far_out_and_learns_its_variance():
     def value(output, module):
-        return log_prob(module(output), jnp.array([0.0, 0.0]))
+        return log_prob(module(output[None]), jnp.array([0.0, 0.0]))
 
     outputs = jnp.array([200.0, -200.0])
     value, gradient = jax.value_and_grad(value, argnums=(0, 1))(outputs, Gaussian())
@@ -384,8 +384,8 @@ def test_variance_is_positive_and_differentiable_everywhere():
 
 
 def test_unknown_likelihood_is_refused():
-    with refused("likelihood", "bernoulli", "gaussian", "'poisson'"):
-        make_likelihood("poisson")
+    with refused("likelihood", "bernoulli", "gaussian", "'poison'"):
+        make_likelihood("poison")
 
 
 def test_samples_follow_their_distribution_and_carry_the_gradient():

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from jaxvae.models.likelihoods import (
     Likelihood,
+    LikelihoodName,
+    feature_shape,
     make_likelihood,
     require_event_shape,
 )
@@ -19,43 +21,48 @@ from jaxvae.types import PRNGKey, require_key, require_positive
 
 
 class VAE(nnx.Module):
-    """p(z) and q(z|x) of one family, q from the encoder's output; p(x|z) from the decoder's.
+    """p(z), q(z|x) from the encoder's output, p(x|z) from the decoder's.
 
     Args:
-        encoder: one example -> what `family` takes, [2 D] for the default.
-        decoder: z -> what `output` takes, flattened.
-        output: the decoder's output, in event shape -> p(x|z).
+        encoder: `output.features(x)` of one example -> what `family` takes, [2 D] for the default.
+        decoder: z -> the P numbers for each value of x that `output` takes: [P, *event], or any
+            shape of that size and order.
+        output: the likelihood, [P, *event] -> p(x|z).
         latent_dim: D.
         event_shape: shape of one example.
-        family: q(z|x) and its prior; if not given, q(z|x) = N(mean(x), diag variance(x)) and
-            p(z) = N(0, I).
+        family: q(z|x) and the prior that belongs to it; if not given, q(z|x) = N(mean(x),
+            diag variance(x)) and p(z) = N(0, I).
+        prior: `() -> p(z)`, a module to learn it; if not given, that of the family.
     """
 
     def __init__(
         self,
         encoder: Callable[[Array], Array],
         decoder: Callable[[Array], Array],
-        output: Callable[[Array], dist.Distribution],
+        output: Likelihood,
         *,
         latent_dim: int,
         event_shape: tuple[int, ...],
         family: Posterior | None = None,
+        prior: Callable[[], dist.Distribution] | None = None,
     ):
         self.encoder, self.decoder, self.output = encoder, decoder, output
         self.family = Diagonal(latent_dim) if family is None else family
+        self.own_prior = prior
         self.latent_dim, self.event_shape = latent_dim, event_shape
 
     def prior(self) -> dist.Distribution:
-        """p(z), which belongs to the family: N(0, I) for the default."""
-        return self.family.prior()
+        """p(z): its own, or that of the family, N(0, I) for the default."""
+        return self.family.prior() if self.own_prior is None else self.own_prior()
 
     def posterior(self, x: Float[Array, "*event"]) -> dist.Distribution:
-        """q(z|x) = family(encoder(x))."""
-        return self.family(self.encoder(x))
+        """q(z|x) = family(encoder(features(x)))."""
+        return self.family(self.encoder(self.output.features(x)))
 
     def likelihood(self, z: Float[Array, "D"]) -> dist.Distribution:
         """p(x|z) = output(decoder(z))."""
-        return self.output(self.decoder(z).reshape(self.event_shape))
+        params = self.decoder(z).reshape(self.output.num_params, *self.event_shape)
+        return self.output(params)
 
 
 def vae(
@@ -66,7 +73,7 @@ def vae(
     hidden: Sequence[int] = (256, 256),
     activation: Activation = "tanh",
     initializer: Initializer = "lecun_normal",
-    likelihood: Likelihood = "bernoulli",
+    likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
     num_categories: int | None = None,
 ) -> VAE:
@@ -79,7 +86,7 @@ def vae(
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: what follows each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of: "bernoulli" (bits) or "gaussian" (reals, one learned variance).
+        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
         posterior: what q(z|x) is, with the prior that belongs to it. Under N(0, I): "diagonal" and
             "full_covariance" normals, and the flows "planar", "iaf" (inverse autoregressive) and
             "spline" over a diagonal normal; "laplace" under Laplace(0, 1); "bernoulli" (D bits)
@@ -102,14 +109,15 @@ def vae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    size = math.prod(shape)
+    output = make_likelihood(likelihood)
+    features = math.prod(feature_shape(output, shape))
     rngs = nnx.Rngs(key)
     mlp = partial(MLP, activation=activation, initializer=initializer, rngs=rngs)
     family = make_posterior(posterior, latent_dim, num_categories=num_categories, rngs=rngs)
     return VAE(
-        mlp(size, hidden, family.num_outputs),
-        mlp(family.size, tuple(reversed(hidden)), size),
-        make_likelihood(likelihood),
+        mlp(features, hidden, family.num_outputs),
+        mlp(family.size, tuple(reversed(hidden)), output.num_params * math.prod(shape)),
+        output,
         latent_dim=latent_dim,
         event_shape=shape,
         family=family,

@@ -52,7 +52,7 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     if which not in ("best", "last"):
         raise InputError(f'which: expected "best" or "last", got {which!r}')
     parts, model, step = load_model(run, which)
-    xs = observed(parts, "test")
+    xs = observed(parts, "test")["x"]
     labels = parts.dataset.splits["test"].get("label")
     units = evaluation.active_units(model, xs)
     contents = Contents(run, which, parts, model, step, xs, labels, units, run.metrics())

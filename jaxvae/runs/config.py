@@ -11,7 +11,7 @@ import optax
 
 from jaxvae import models, objectives
 from jaxvae.data import Dataset, load, require_support
-from jaxvae.models.likelihoods import Likelihood
+from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.networks import Activation, Initializer
 from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule, linear_warmup, make_step
@@ -47,7 +47,7 @@ class TrainConfig:
     """What follows each hidden layer."""
     initializer: Initializer = "lecun_normal"
     """How the initial weights are drawn; `fan_in_uniform` is what PyTorch's linear layers do."""
-    likelihood: Likelihood = "bernoulli"
+    likelihood: LikelihoodName = "bernoulli"
     """What x is made of: bits, or reals with one learned variance."""
 
     objective: Literal["elbo", "iwae"] = "elbo"

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxvae import evaluation, objectives
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.folder import RunFolder, environment
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
-from jaxvae.training.loop import make_validation, no_metrics, observe_split, record_of
+from jaxvae.training.loop import make_validation, no_metrics, observe_batch, record_of
 from jaxvae.types import InputError, Model
 
 ELBO_SAMPLES = 100
@@ -200,13 +200,13 @@ def evaluate(
         xs,
         num_samples=num_samples,
         chunk_size=chunk_size,
-        on_progress=(lambda done: on_progress(done, len(xs))) if on_progress else None,
+        on_progress=(lambda done: on_progress(done, len(xs["x"]))) if on_progress else None,
     )
     units = evaluation.active_units(model, xs)
     gain = evaluation.mean_and_error(likelihood.estimate - terms.bound)
     return {
         "split": split,
-        "examples": len(xs),
+        "examples": len(xs["x"]),
         "binarize": parts.config.binarize,
         "elbo_num_samples": elbo_samples,
         "elbo": evaluation.mean_and_error(terms.bound),
@@ -221,8 +221,8 @@ def evaluate(
     }
 
 
-def observed(parts: Parts, split: str) -> Float[Array, "N *event"]:
-    """A split as the model sees it, the same draws at every call.
+def observed(parts: Parts, split: str) -> dict[str, Array]:
+    """A split as the model sees it, with what else its rows have; the same draws at every call.
 
     Raises:
         InputError: the data have no such split.
@@ -232,7 +232,7 @@ def observed(parts: Parts, split: str) -> Float[Array, "N *event"]:
             f"split: {parts.dataset.name} has {', '.join(parts.dataset.splits)}, got {split!r}"
         )
     *_, data_key, _ = parts.config.keys()
-    return observe_split(data_key, parts.dataset, split)
+    return observe_batch(data_key, parts.dataset, split)
 
 
 def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:

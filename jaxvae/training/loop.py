@@ -8,7 +8,7 @@ of B; the N mod B rows left over are other rows in every epoch. So the batch of 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,15 @@ from jaxvae.batching import (
     example_keys,
     map_examples,
     stream_key,
+    unpack,
 )
+from jaxvae.binding import bind
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
 from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+
+Rows: TypeAlias = dict[str, Array]
+"""The training rows as stored: `x` [N, *event] and, where there are any, `label`, `mask` and `weight`."""
 
 SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to hide the dispatch
 
@@ -35,7 +40,7 @@ class DataSet(Protocol):
 
     @property
     def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """Split name -> `x` [N, *event] as stored."""
+        """Split name -> `x` [N, *event] as stored and, where there are any, the rows' `label`, `mask` and `weight`."""
         ...
 
     def observe(self, key: PRNGKey, x: Array, /) -> Array:
@@ -88,13 +93,11 @@ def stages(
     require_positive(
         batch_size=batch_size, total_steps=total_steps, eval_every_steps=eval_every_steps
     )
-    x = dataset.splits["train"]["x"]
-    if batch_size > len(x):
+    rows = {name: jnp.asarray(array) for name, array in dataset.splits["train"].items()}
+    if batch_size > (size := len(rows["x"])):
         raise InputError(
-            f"batch_size: expected at most {len(x)}, the size of the training split, "
-            f"got {batch_size}"
+            f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
         )
-    rows = jnp.asarray(x)
     run = make_run(step, dataset.observe, batch_size=batch_size)
     metrics = gathered or no_metrics(step, state, dataset, batch_size)
     # A donated buffer is gone for its owner, so the caller's arrays are copied once.
@@ -125,7 +128,7 @@ def stages(
 
 def make_run(
     step: Step, observe: Callable[[PRNGKey, Array], Array], *, batch_size: int
-) -> Callable[[TrainState, Metrics, Array, Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Metrics, Rows, Array], tuple[TrainState, Metrics]]:
     """Compile `run(state, metrics, rows, count)`: `count` steps in one dispatch, buffers donated.
 
     `count` is an array, so one compilation serves every count, and how the steps are dealt out to
@@ -134,10 +137,11 @@ def make_run(
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def run(
-        state: TrainState, metrics: Metrics, rows: Array, count: Int[Array, ""]
+        state: TrainState, metrics: Metrics, rows: Rows, count: Int[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         observation_key = stream_key(state.key, OBSERVATION_STREAM)
-        steps_per_epoch = rows.shape[0] // batch_size
+        size = rows["x"].shape[0]
+        steps_per_epoch = size // batch_size
 
         def one(_: Array, carry: Any) -> Any:
             state, metrics, order, ordered_epoch = carry
@@ -145,15 +149,16 @@ def make_run(
             order = jax.lax.cond(
                 epoch == ordered_epoch,
                 lambda: order,
-                lambda: epoch_order(state.key, epoch, rows.shape[0]),
+                lambda: epoch_order(state.key, epoch, size),
             )
             index = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
             keys = example_keys(observation_key, state.step, index)
-            batch = {"x": jax.vmap(observe)(keys, rows[index]), "index": index}
+            batch = {name: array[index] for name, array in rows.items()}
+            batch |= {"x": jax.vmap(observe)(keys, batch["x"]), "index": index}
             state, new = step(state, batch)
             return state, metrics.merge(new), order, epoch
 
-        no_order = jnp.zeros(rows.shape[0], jnp.int32), jnp.int32(-1)
+        no_order = jnp.zeros(size, jnp.int32), jnp.int32(-1)
         state, metrics, *_ = jax.lax.fori_loop(0, count, one, (state, metrics, *no_order))
         return state, metrics
 
@@ -168,10 +173,13 @@ def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Arr
 
 def no_metrics(step: Step, state: TrainState, dataset: DataSet, batch_size: int) -> Metrics:
     """Metrics of no examples, of the structure that the step returns; nothing is computed."""
-    row = jax.eval_shape(dataset.observe, state.key, dataset.splits["train"]["x"][0])
+    rows = dataset.splits["train"]
+    x = jax.eval_shape(dataset.observe, state.key, rows["x"][0])
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    row = {name: jax.eval_shape(lambda row: row, array[0]) for name, array in rows.items()}
     batch = {
-        "x": jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype),
-        "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype)
+        for name, one in (row | {"x": x, "index": index}).items()
     }
     _, metrics = jax.eval_shape(step, state, batch)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
@@ -185,6 +193,12 @@ def observe_split(
     return jax.jit(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
 
 
+def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array]:
+    """A whole split as one batch: `x` as `observe_split` gives it, and what else its rows have."""
+    rows = {name: jnp.asarray(array) for name, array in dataset.splits[split].items()}
+    return rows | {"x": observe_split(key, dataset, split)}
+
+
 def make_validation(
     objective: Objective, dataset: DataSet, key: PRNGKey, *, batch_size: int = 500
 ) -> Callable[[Model], dict[str, float]]:
@@ -194,17 +208,23 @@ def make_validation(
     training: `loss` is minus the mean objective, in nats.
     """
     noise_key = stream_key(key, VALIDATION_STREAM)
-    xs = observe_split(stream_key(noise_key, OBSERVATION_STREAM), dataset, "valid")
+    batch = observe_batch(stream_key(noise_key, OBSERVATION_STREAM), dataset, "valid")
 
     @jax.jit
-    def means(model: Model, xs: Array) -> Metrics:
-        terms = map_examples(
-            lambda key, x: objective(key, model, x), noise_key, xs, batch_size=batch_size
-        )
-        values = named(terms, xs.shape[0])
-        return Metrics.of({"loss": -values.pop("objective"), **values}, None)
+    def means(model: Model, batch: dict[str, Array]) -> Metrics:
+        examples = unpack(batch)
 
-    return lambda model: {name: float(value) for name, value in means(model, xs).items()}
+        def one(key: PRNGKey, row: Any) -> Any:
+            x, label, mask = row
+            return objective(key, bind(model, label, mask), x)
+
+        rows = examples.x, examples.label, examples.mask
+        values = named(
+            map_examples(one, noise_key, rows, batch_size=batch_size), examples.x.shape[0]
+        )
+        return Metrics.of({"loss": -values.pop("objective"), **values}, examples.weight)
+
+    return lambda model: {name: float(value) for name, value in means(model, batch).items()}
 
 
 def fit(

@@ -89,7 +89,8 @@ def make_step(
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
-        and, where there are any, `mask` [B] and `index` [B]. `metrics["loss"]` is the mean loss in
+        and, where there are any, `label` [B] (for a model with `given`), `mask` [B] or [B, *event],
+        `index` [B] and `weight` [B], see `jaxvae.batching.unpack`. `metrics["loss"]` is the mean loss in
         nats; the means of the other `Terms` are beside it.
 
     Raises:
@@ -114,13 +115,13 @@ def make_step(
                 objective,
                 keys,
                 merge(params),
-                examples.x,
+                examples,
                 batch_coupled=batch_coupled,
                 **options,
             )
             values = named(terms, examples.x.shape[0])
             metrics = Metrics.of(
-                {"loss": -values.pop("objective"), **values}, examples.mask
+                {"loss": -values.pop("objective"), **values}, examples.weight
             )  # the one minus sign
             return metrics["loss"], metrics
 

@@ -227,7 +227,7 @@ def make_inputs(step=STEP):
         loop.make_run(step, dataset.observe, batch_size=3),
         state,
         loop.no_metrics(step, state, dataset, 3),
-        jnp.asarray(dataset.splits["train"]["x"]),
+        {"x": jnp.asarray(dataset.splits["train"]["x"])},
     )
 
 
@@ -276,7 +276,7 @@ def test_buffers_are_donated_but_never_those_of_the_caller():
 
 def test_metrics_of_no_examples_have_the_structure_of_the_step():
     _, state, empty, rows = make_inputs()
-    _, metrics = STEP(state, rows[:3])
+    _, metrics = STEP(state, rows["x"][:3])
     assert jax.tree.structure(empty) == jax.tree.structure(metrics)
     merged = empty.merge(metrics)
     assert merged["loss"] == metrics["loss"]

@@ -1,4 +1,4 @@
-"""Encoders and decoders: functions of one example, as `flax.nnx` modules."""
+"""Fully connected networks."""
 
 import itertools
 import math

@@ -1,0 +1,88 @@
+"""What an example brings besides x: its label, and which of its values were observed.
+
+Objectives take one x and a model. What else is known of the example is bound to the model first, so
+that no objective, bound or evaluation has to know of it.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from numpyro.distributions import Distribution, Independent
+
+from jaxvae.distributions import describe
+from jaxvae.types import InputError, Model
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """A model of x given a label y."""
+
+    def given(self, y: Int[Array, ""], /) -> Model:
+        """The plain model p(x, z|y), q(z|x, y) with y bound."""
+        ...
+
+
+class Observed(NamedTuple):
+    """A model of the values of x that were observed: those with mask 1.
+
+    `log p(x_observed|z) = sum_i mask_i log p(x_i|z)`: the others are integrated out, which leaving
+    their factors out does. The encoder sees zeros in their place; what is stored there, NaN
+    included, has no effect on values or gradients.
+
+    Source: Nazabal et al. (2020), "Handling incomplete heterogeneous data using VAEs"; Mattei and
+    Frellsen (2019), "MIWAE: deep generative modelling and imputation of incomplete data sets".
+    """
+
+    model: Model
+    mask: Float[Array, "*event"]
+
+    def prior(self) -> Distribution:
+        """p(z)."""
+        return self.model.prior()
+
+    def posterior(self, x: Float[Array, "*event"]) -> Distribution:
+        """q(z|x_observed)."""
+        return self.model.posterior(jnp.where(self.mask > 0, x, jnp.zeros_like(x)))
+
+    def likelihood(self, z: Float[Array, "D"]) -> Distribution:
+        """p(x_observed|z).
+
+        Raises:
+            InputError: the likelihood does not factorise over the values that the mask is of.
+        """
+        likelihood, shape = self.model.likelihood(z), jnp.shape(self.mask)
+        if likelihood.event_shape != shape:
+            raise InputError(
+                f"mask: expected the shape of one example, {likelihood.event_shape}, got {shape}"
+            )
+        if not isinstance(likelihood, Independent) or likelihood.base_dist.event_shape != ():
+            raise InputError(
+                "mask: expected a likelihood that factorises over the values of x, so that those "
+                f"not observed can be left out, got {describe(likelihood)}"
+            )
+        each: Bool[Array, "*event"] = self.mask > 0
+        return likelihood.base_dist.mask(each).to_event(len(shape))
+
+
+def bind(
+    model: Model | Conditional,
+    label: Int[Array, ""] | None = None,
+    mask: Float[Array, "*event"] | None = None,
+) -> Model:
+    """The plain model of one example: `given` its label where it needs one, of its observed values.
+
+    A model that is complete by itself does not see the label, and what is no model, but has an
+    objective of its own, stays what it is.
+
+    Raises:
+        InputError: the model needs a label and there is none.
+    """
+    if isinstance(model, Conditional) and not isinstance(model, Model):
+        if label is None:
+            raise InputError(
+                f"label: {type(model).__name__} is a model of x given a label, got examples without; "
+                'pass a mapping with "x" and "label", or model.given(y)'
+            )
+        model = model.given(label)
+    return model if mask is None else Observed(model, mask)
