@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvae import objectives
 from jaxvae.batching import Examples, fold_each, unpack
 from jaxvae.binding import bind
-from jaxvae.distributions import describe, log_prob, require_one_event, sample_with_log_prob
+from jaxvae.distributions import (
+    Chain,
+    describe,
+    log_prob,
+    require_one_event,
+    sample,
+    sample_with_log_prob,
+)
+from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.sampling import kl_each, require_latents
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.types import (
@@ -185,14 +193,24 @@ def active_units(
     xs: Batch,
     *,
     threshold: float = 0.01,
+    num_samples: int | None = None,
     batch_size: int = 500,
 ) -> ActiveUnits:
     """Latents whose posterior mean moves with x: `Var_x(E_q[z_d|x]) > threshold`.
 
+    Args:
+        model: any object with `posterior`.
+        xs: examples as the model sees them, or a batch.
+        threshold: variance above which a latent counts as active.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; the variance
+            then has that of the mean of so many draws in it.
+        batch_size: examples at a time.
+
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
     """
-    means = posterior_moments(model, xs, batch_size=batch_size).mean
-    variance = np.asarray(means, np.float64).var(axis=0, ddof=1 if len(means) > 1 else 0)
+    moments = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size)
+    means = np.asarray(moments.mean, np.float64)
+    variance = means.var(axis=0, ddof=1 if len(means) > 1 else 0)
     active = variance > threshold
     return ActiveUnits(variance, active, int(active.sum()))
 
@@ -204,21 +222,44 @@ class Moments(NamedTuple):
     variance: Float[np.ndarray, "N D"]
 
 
-def posterior_moments(model: Model, xs: Batch, *, batch_size: int = 500) -> Moments:
-    """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D]."""
-    no_draws = jax.random.key(0)
-    return Moments(*_stream(_moments, model, no_draws, xs, batch_size=batch_size))
+def posterior_moments(
+    model: Model, xs: Batch, *, num_samples: int | None = None, batch_size: int = 500
+) -> Moments:
+    """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D].
+
+    In closed form; or, with `num_samples`, those of so many draws, the same at every call.
+
+    Raises:
+        InputError: there is no closed form and `num_samples` is not given.
+    """
+    key = jax.random.key(0)
+    if num_samples is None:
+        return Moments(*_stream(_moments, model, key, xs, batch_size=batch_size))
+    require_positive(num_samples=num_samples)
+    options = {"num_samples": num_samples}
+    return Moments(*_stream(_sample_moments, model, key, xs, batch_size=batch_size, **options))
 
 
 def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
     q = model.posterior(x)
     require_one_event(q, "model.posterior(x)")
     try:
-        return q.mean, q.variance
+        with numpyro_promotion():
+            return jnp.asarray(q.mean), jnp.asarray(q.variance)
     except NotImplementedError:
         raise InputError(
-            f"model: expected a posterior of known mean and variance, got {describe(q)}"
+            f"model: expected a posterior of known mean and variance, got {describe(q)}; "
+            "pass num_samples to estimate them"
         ) from None
+
+
+def _sample_moments(
+    model: Model, key: PRNGKey, x: Array, *, num_samples: int
+) -> tuple[Array, Array]:
+    q = model.posterior(x)
+    require_one_event(q, "model.posterior(x)")
+    zs = jax.vmap(lambda k: sample(q, jax.random.fold_in(key, k)))(jnp.arange(num_samples))
+    return jnp.mean(zs, axis=0), jnp.var(zs, axis=0)
 
 
 def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
@@ -294,3 +335,120 @@ def _batch(
 
     rows = jax.tree.map(lambda column: column[index], examples)
     return jax.vmap(one)(fold_each(key, index), rows)
+
+
+class LayerKL(NamedTuple):
+    """What each layer of a hierarchy costs, as NumPy arrays."""
+
+    mean: Float[np.ndarray, "L"]
+    """Mean over examples of `E_q[log q - log p]` of each layer, nats."""
+    standard_error: Float[np.ndarray, "L"]
+    """Of `mean`, over examples, the Monte Carlo error within it."""
+
+
+def kl_per_layer(
+    key: PRNGKey,
+    model: Model,
+    xs: Batch,
+    *,
+    num_samples: int = 1,
+    batch_size: int | None = None,
+) -> LayerKL:
+    """Which layers of a hierarchy carry the rate: `E_q[log q_l - log p_l]` of each, nats.
+
+    q_l is the factor of q(z|x) that draws layer l, p_l the factor of p(z) that does. They sum to the
+    Monte Carlo rate of `elbo(kl="monte_carlo")` under the same keys. Where both condition on the
+    layers above, as in a ladder, each is an expected KL and not negative; where q climbs, as q(h1|x)
+    against p(h1|h2), one of them can be.
+
+    Args:
+        key: one typed key.
+        model: with chains as prior and posterior, such as `jaxvae.models.hierarchical`.
+        xs: examples as the model sees them, [N, *event], or a batch.
+        num_samples: K, samples of each example.
+        batch_size: examples at a time; by default so many that batch x K is about 1,000.
+
+    Returns:
+        `mean` [L] and `standard_error` [L], the layer next to x first.
+
+    Raises:
+        InputError: prior and posterior are not chains of the same layers, or a size is below 1.
+
+    Source: Soenderby et al. (2016), "Ladder variational autoencoders", on layers that go unused.
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples)
+    batch_size = max(1, 1000 // num_samples) if batch_size is None else batch_size
+    kl = _stream(_kl_layers, model, key, xs, batch_size=batch_size, num_samples=num_samples)
+    mean, error = zip(*map(mean_and_error, kl.T), strict=True)
+    return LayerKL(np.array(mean), np.array(error))
+
+
+def _kl_layers(model: Model, key: PRNGKey, x: Array, *, num_samples: int) -> Array:
+    q, p = model.posterior(x), model.prior()
+    if not isinstance(q, Chain) or not isinstance(p, Chain) or q.sizes != p.sizes:
+        said = [f"{describe(d)}{f' of {d.sizes}' if isinstance(d, Chain) else ''}" for d in (q, p)]
+        raise InputError(
+            "model: expected a posterior and a prior that are chains of the same layers, got "
+            f"{said[0]} and {said[1]}; for latents that factorise use kl_per_latent"
+        )
+
+    def one(k: Array) -> Array:
+        z, log_q = q.sample_with_log_prob_each(jax.random.fold_in(key, k))
+        return log_q - p.log_prob_each(z)
+
+    return jnp.mean(jax.vmap(one)(jnp.arange(num_samples)), axis=0)
+
+
+class Classification(NamedTuple):
+    """How often the most probable class is the true one."""
+
+    accuracy: float
+    standard_error: float
+    """Of the accuracy, sqrt(a (1 - a) / N)."""
+    confusion: Int[np.ndarray, "C C"]
+    """How many examples of class [i] were taken for class [j]."""
+
+
+def classification(
+    model: Any, xs: Batch, labels: Int[np.ndarray, "N"], *, batch_size: int = 500
+) -> Classification:
+    """Accuracy of `argmax_y q(y|x)`, for a model with `label_posterior`.
+
+    Args:
+        model: such as `models.ssvae`, with `label_posterior(x)` of one example having `logits` [C].
+        xs: examples as the model sees them, [N, *event].
+        labels: their classes, integers from 0 to C - 1.
+        batch_size: examples at a time.
+
+    Returns:
+        Accuracy from 0 to 1 with its standard error, and the confusion matrix [C, C].
+
+    Raises:
+        InputError: the model has no `label_posterior`, or the labels do not fit.
+    """
+    if not hasattr(model, "label_posterior"):
+        raise InputError(
+            "model: expected one with label_posterior, such as models.ssvae, got "
+            f"{type(model).__name__}"
+        )
+    logits = _stream(_label_logits, model, jax.random.key(0), xs, batch_size=batch_size)
+    labels, classes = np.asarray(labels), logits.shape[-1]
+    if labels.shape != (len(logits),) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"labels: expected integers of shape {(len(logits),)}, one an example, got "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"labels: expected classes from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+        )
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, logits.argmax(-1)), 1)
+    accuracy = float(np.trace(confusion) / len(labels))
+    error = float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))
+    return Classification(accuracy, error, confusion)
+
+
+def _label_logits(model: Any, _: PRNGKey, x: Array) -> Array:
+    return model.label_posterior(x).logits

@@ -1,22 +1,75 @@
-"""What a trained model shows of itself: means of p(x|z), one key an example."""
+"""What a trained model shows of itself: p(x|z) at latents, one key an example."""
 
 from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, Independent, constraints
 
-from jaxvae.batching import map_examples
+from jaxvae.batching import Examples, map_examples, unpack
+from jaxvae.binding import bind
 from jaxvae.distributions import sample
-from jaxvae.types import InputError, Model, PRNGKey, require_positive
+from jaxvae.distributions.calls import numpyro_promotion
+from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
 
 BATCH = 500  # examples decoded together
 LARGEST_SEED = 2**32 - 1
 
 
+Shown: TypeAlias = Literal["mean", "mode", "draw"]
+"""What is drawn of p(x|z): its mean; of classes the most probable one; else one draw of x."""
+
+
+def how_shown(model: Model) -> Shown:
+    """What of p(x|z) can be shown for this model."""
+    found: list[Shown] = []
+
+    def one() -> Array:
+        likelihood = model.likelihood(jnp.zeros(model.prior().event_shape))
+        found.append(_how(likelihood))
+        return jnp.zeros(())
+
+    jax.eval_shape(one)
+    return found[0]
+
+
+def show(likelihood: Distribution, key: PRNGKey) -> Float[Array, "*event"]:
+    """The mean of p(x|z); of classes the most probable one; a draw where neither is known."""
+    match _how(likelihood):
+        case "mean":
+            with numpyro_promotion():
+                return jnp.asarray(likelihood.mean)
+        case "mode":
+            logits: Any = likelihood.base_dist.logits  # type: ignore[attr-defined]
+            return jnp.argmax(logits, axis=-1).astype(jnp.float32)
+    return sample(likelihood, key)
+
+
+def _how(likelihood: Distribution) -> Shown:
+    each = likelihood.base_dist if isinstance(likelihood, Independent) else likelihood
+    if isinstance(each.support, type(constraints.integer_interval(0, 1))):
+        return "mode" if hasattr(each, "logits") else "draw"
+    try:
+        with numpyro_promotion():
+            _ = likelihood.mean
+    except NotImplementedError:
+        return "draw"
+    return "mean"
+
+
+def latent_of(q: Distribution, key: PRNGKey) -> Float[Array, "D"]:
+    """The mean of q(z|x); a draw where z is discrete or the mean is not known."""
+    try:
+        return jnp.asarray(q.mean) if q.has_rsample else sample(q, key)
+    except NotImplementedError:
+        return sample(q, key)
+
+
 def prior_samples(model: Model, *, num: int, seed: int) -> Float[np.ndarray, "num *event"]:
-    """Means of p(x|z) at draws of z from the prior.
+    """What p(x|z) shows at draws of z from the prior, see `show`.
 
     Args:
         model: any object with `prior` and `likelihood`.
@@ -33,35 +86,36 @@ def prior_samples(model: Model, *, num: int, seed: int) -> Float[np.ndarray, "nu
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed: expected an integer from 0 to 2^32 - 1, got {seed}")
 
-    def mean(model: Model, key: PRNGKey, _: Array) -> Array:
-        return model.likelihood(sample(model.prior(), key)).mean
+    def one(model: Model, key: PRNGKey, _: Array) -> Array:
+        return show(model.likelihood(sample(model.prior(), key)), jax.random.fold_in(key, 1))
 
-    return _map(mean, model, jnp.arange(num), jax.random.key(seed))
+    return _map(one, model, jnp.arange(num), jax.random.key(seed))
 
 
-def reconstruction_means(
-    model: Model, xs: Float[Array, "N *event"]
-) -> Float[np.ndarray, "N *event"]:
-    """Means of p(x|z) at the mean of q(z|x).
+def reconstruction_means(model: Model, xs: Batch) -> Float[np.ndarray, "N *event"]:
+    """What p(x|z) shows at the mean of q(z|x) (a draw of it, where z has no mean), see `show`.
 
     Args:
         model: any object with `posterior` and `likelihood`.
-        xs: examples as the model sees them, [N, *event].
+        xs: examples as the model sees them, [N, *event], or a batch.
 
     Returns:
         `E[x|z]` at `z = E_q[z|x_i]`, [N, *event], float32.
     """
 
-    def mean(model: Model, _: PRNGKey, x: Array) -> Array:
-        return model.likelihood(model.posterior(x).mean).mean
+    def one(model: Model, key: PRNGKey, row: Examples) -> Array:
+        bound = bind(model, row.label, row.mask)
+        z = latent_of(bound.posterior(row.x), key)
+        unmasked = bind(model, row.label)
+        return show(unmasked.likelihood(z), jax.random.fold_in(key, 1))
 
-    return _map(mean, model, xs)
+    return _map(one, model, unpack(xs))
 
 
 def likelihood_means(
     model: Model, zs: Float[Array | np.ndarray, "N D"]
 ) -> Float[np.ndarray, "N *event"]:
-    """Means of p(x|z) at given latents.
+    """What p(x|z) shows at given latents, see `show`.
 
     Args:
         model: any object with `likelihood`.
@@ -70,15 +124,40 @@ def likelihood_means(
     Returns:
         `E[x|z_i]`, [N, *event], float32.
     """
-    return _map(lambda model, _, z: model.likelihood(z).mean, model, jnp.asarray(zs))
+    return _map(lambda model, key, z: show(model.likelihood(z), key), model, jnp.asarray(zs))
 
 
-def _map(function, model: Model, rows: Array, key: PRNGKey | None = None) -> np.ndarray:
+def class_samples(
+    model: Any, *, num_classes: int, num: int, seed: int
+) -> Float[np.ndarray, "num_classes*num *event"]:
+    """What p(x|z, y) shows at draws of z: `num` of every class y, the same z for each.
+
+    Args:
+        model: any object with `given`.
+        num_classes: how many classes y there are.
+        num: draws a class.
+        seed: where the draws come from.
+
+    Returns:
+        Class by class, [num_classes * num, *event], float32.
+    """
+
+    def one(model: Any, _: PRNGKey, row: tuple[Array, Array]) -> Array:
+        label, draw = row
+        key = jax.random.fold_in(jax.random.key(seed), draw)
+        given = model.given(label)
+        return show(given.likelihood(sample(given.prior(), key)), jax.random.fold_in(key, 1))
+
+    labels, draws = jnp.divmod(jnp.arange(num_classes * num), num)
+    return _map(one, model, (labels, draws))
+
+
+def _map(function, model: Any, rows: Any, key: PRNGKey | None = None) -> np.ndarray:
     """`function(model, key_i, rows[i])` for every row, in one compilation."""
 
     @jax.jit
-    def every(model: Model, key: PRNGKey, rows: Array) -> Array:
+    def every(model: Any, key: PRNGKey, rows: Any) -> Array:
         return map_examples(partial(function, model), key, rows, batch_size=BATCH)
 
     no_draws = jax.random.key(0)
-    return np.asarray(every(model, no_draws if key is None else key, jnp.asarray(rows)), np.float32)
+    return np.asarray(every(model, no_draws if key is None else key, rows), np.float32)

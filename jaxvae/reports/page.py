@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvae import evaluation
+from jaxvae.binding import Conditional, bind
 from jaxvae.reports import figures, markup
 from jaxvae.reports.images import as_images
 from jaxvae.reports.numbers import dead_latents, headline
 from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
-from jaxvae.runs.train import load_model, observed
-from jaxvae.types import InputError, Model
+from jaxvae.runs.train import load_model, moment_samples, observed
+from jaxvae.types import InputError
 
 PAIRS, SAMPLES = 24, 72
 SCATTERED = 2000
@@ -28,9 +29,9 @@ class Contents(NamedTuple):
     run: RunFolder
     which: str
     parts: Parts
-    model: Model
+    model: Any
     step: int
-    xs: Array
+    batch: dict[str, Array]
     labels: np.ndarray | None
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
@@ -52,10 +53,10 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     if which not in ("best", "last"):
         raise InputError(f'which: expected "best" or "last", got {which!r}')
     parts, model, step = load_model(run, which)
-    xs = observed(parts, "test")["x"]
+    batch = observed(parts, "test")
     labels = parts.dataset.splits["test"].get("label")
-    units = evaluation.active_units(model, xs)
-    contents = Contents(run, which, parts, model, step, xs, labels, units, run.metrics())
+    units = evaluation.active_units(model, batch, num_samples=moment_samples(parts))
+    contents = Contents(run, which, parts, model, step, batch, labels, units, run.metrics())
     name = run.path.resolve().name
     body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
     run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
@@ -66,14 +67,19 @@ def _top(contents: Contents, name: str) -> Iterator[str]:
     config = contents.parts.config
     yield markup.heading(name, 1)
     yield markup.paragraph(
-        f"{contents.parts.dataset.name}, {config.likelihood} likelihood, "
-        f"{config.latent_dim} latents, {_objective(contents)}. "
+        f"{contents.parts.dataset.name}, model {config.model}, {_likelihood(contents)}"
+        f"{len(contents.units.variance)} latents, {_objective(contents)}. "
         f"Figures are of {_checkpoint(contents)}.",
         "quiet",
     )
     yield from _numbers(contents)
     if warning := dead_latents(contents.units):
         yield markup.paragraph(warning, "warning")
+
+
+def _likelihood(contents: Contents) -> str:
+    name = contents.parts.config.likelihood
+    return f"{name} likelihood, " if name else ""
 
 
 def _objective(contents: Contents) -> str:
@@ -156,52 +162,103 @@ def _training(contents: Contents) -> Iterator[str]:
         )
 
 
+WORDS = {
+    "mean": "Means of p(x|z)",
+    "mode": "The most probable classes under p(x|z)",
+    "draw": "Draws of p(x|z)",
+}
+"""What the pictures of p(x|z) show, by `figures.how_shown`."""
+
+
+def _plain(contents: Contents) -> Any:
+    """The model, with the first test example's label where it is a model given a label."""
+    label = contents.batch.get("label")
+    return bind(contents.model, None if label is None else label[0])
+
+
 def _examples(contents: Contents) -> Iterator[str]:
-    model, images = contents.model, as_images(np.asarray(contents.xs)) is not None
-    shown = contents.xs[: PAIRS if images else FEWER]
-    below = "below each" if images else "as a line"
+    model, xs = contents.model, contents.batch["x"]
+    images = as_images(np.asarray(xs[:1])) is not None
+    count = PAIRS if images else FEWER
+    first = {name: rows[:count] for name, rows in contents.batch.items()}
+    shown, below = first["x"], "below each" if images else "as a line"
+    plain = _plain(contents)
+    words = WORDS[figures.how_shown(plain)]
+    at = "the mean of q(z|x)" if plain.posterior(xs[0]).has_rsample else "a draw of q(z|x)"
     yield markup.figure(
-        figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, shown)),
+        figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, first)),
         "Reconstructions",
-        f"The first {len(shown)} test examples as the model observes them, and {below} the mean of "
-        "p(x|z) at the mean of q(z|x).",
+        f"The first {len(shown)} test examples as the model observes them, and {below} what comes "
+        f"back. {words} at {at}.",
     )
-    samples = figures.prior_samples(model, num=SAMPLES, seed=0)
-    yield markup.figure(
-        figures.example_grid(samples, columns=12),
-        "Samples from the prior",
-        f"Means of p(x|z) at {SAMPLES} independent draws of z from the prior, none left out.",
-    )
+    if isinstance(model, Conditional):
+        num_classes = contents.parts.dataset.num_classes or 0
+        samples = figures.class_samples(model, num_classes=num_classes, num=12, seed=0)
+        yield markup.figure(
+            figures.example_grid(samples, columns=12),
+            "Samples of each class",
+            f"{words}: a row a class, from the same 12 draws of z in every row.",
+        )
+    if plain is model:
+        samples = figures.prior_samples(model, num=SAMPLES, seed=0)
+        yield markup.figure(
+            figures.example_grid(samples, columns=12),
+            "Samples from the prior",
+            f"{words} at {SAMPLES} independent draws of z from the prior, none left out.",
+        )
 
 
 def _latents(contents: Contents) -> Iterator[str]:
-    model, xs, labels = contents.model, contents.xs, contents.labels
-    yield markup.figure(
-        figures.kl_bars(evaluation.kl_per_latent(model, xs), contents.units.active),
-        "Rate of each latent",
-        "Mean over the test split, largest first; a dead latent's posterior mean does not follow x "
-        "(its variance is at most 0.01). Latents count from 0.",
-    )
-    means = evaluation.posterior_moments(model, xs).mean
-    coloured = "" if labels is None else ", coloured by label (which training never sees)"
+    if not len(contents.units.variance):
+        yield markup.paragraph("The model has no latents.")
+        return
+    yield from _rates(contents)
+    draws = moment_samples(contents.parts)
+    means = evaluation.posterior_moments(contents.model, contents.batch, num_samples=draws).mean
+    labels = contents.labels
+    coloured = "" if labels is None else ", coloured by label"
     yield markup.figure(
         figures.latent_scatter(means, labels, most=SCATTERED),
         "Posterior means",
         f"{min(len(means), SCATTERED):,} test examples on the latents whose posterior means vary "
         f"most{coloured}.",
     )
-    if means.shape[1] == 2 and as_images(np.asarray(xs)) is not None:
+    plain = _plain(contents)
+    if plain.posterior(contents.batch["x"][0]).has_rsample:
+        yield from _directions(contents, plain, means)
+
+
+def _rates(contents: Contents) -> Iterator[str]:
+    """The rate of each latent, where it is a sum over latents that is known in closed form."""
+    try:
+        rates = evaluation.kl_per_latent(contents.model, contents.batch)
+    except InputError:
+        return
+    yield markup.figure(
+        figures.kl_bars(rates, contents.units.active),
+        "Rate of each latent",
+        "Mean over the test split, largest first; a dead latent's posterior mean does not follow x "
+        "(its variance is at most 0.01). Latents count from 0.",
+    )
+
+
+def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[str]:
+    xs, words = contents.batch["x"], WORDS[figures.how_shown(plain)]
+    images = as_images(np.asarray(xs[:1])) is not None
+    standard = figures.is_standard_normal(plain)
+    if means.shape[1] == 2 and images and standard:
         yield markup.figure(
-            figures.latent_manifold(model),
+            figures.latent_manifold(plain),
             "The latent plane",
-            "Means of p(x|z) on a grid of z that is even in prior probability, so the picture "
+            f"{words} on a grid of z that is even in prior probability, so the picture "
             "shows each z in proportion to how often the prior draws it.",
         )
         return
+    span = "-3 to 3" if standard else "-3 to 3 standard deviations of its posterior means"
     yield markup.figure(
-        figures.latent_traversals(model, xs),
+        figures.latent_traversals(plain, xs, num_samples=moment_samples(contents.parts)),
         "Traversals",
-        "Means of p(x|z) as one latent goes from -3 to 3, the others held at the posterior mean of "
+        f"{words} as one latent goes from {span}, the others held at the posterior mean of "
         "the first test example; a latent that changes nothing is not used. Latents with the most "
         "varying posterior means come first.",
     )

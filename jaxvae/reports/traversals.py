@@ -2,9 +2,11 @@
 
 from statistics import NormalDist
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
+from numpyro.distributions import Independent, Normal
 
 from jaxvae import evaluation
 from jaxvae.reports import vectors
@@ -65,16 +67,25 @@ def manifold_axis(size: int) -> Float[np.ndarray, "size"]:
 
 
 def latent_traversals(
-    model: Model, xs: Float[Array, "N *event"], *, steps: int = 11, span: float = 3.0
+    model: Model,
+    xs: Float[Array, "N *event"],
+    *,
+    steps: int = 11,
+    span: float = 3.0,
+    num_samples: int | None = None,
 ) -> Figure:
     """Means of p(x|z) along the most active latents, one at a time, for the first example.
+
+    Latent d runs from `-span` to `span` under the standard normal prior; under another one, over
+    `span` standard deviations of its posterior means over examples, about their mean.
 
     Args:
         model: any object with `posterior` and `likelihood`.
         xs: examples as the model sees them, [N, *event]; all of them say which latents are active,
             the first one gives the posterior mean that the other latents stay at.
         steps: values of z[d] a row.
-        span: they run from -span to span.
+        span: how far they run.
+        num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
 
     Returns:
         The figure: a row a latent, at most 8, labelled with its number and active-unit variance.
@@ -83,13 +94,15 @@ def latent_traversals(
         InputError: `steps` is below 1, or there are no examples.
     """
     require_positive(steps=steps)
-    units = evaluation.active_units(model, xs)
+    units = evaluation.active_units(model, xs, num_samples=num_samples)
     chosen = most_active(units.variance)[:MOST_LATENTS]
     values = np.linspace(-span, span, steps, dtype=np.float32)
-    centre = evaluation.posterior_moments(model, xs[:1]).mean[0]
-    zs = np.tile(np.asarray(centre, np.float32), (len(chosen), steps, 1))
+    latents = evaluation.posterior_moments(model, xs, num_samples=num_samples).mean
+    zs = np.tile(np.asarray(latents[0], np.float32), (len(chosen), steps, 1))
+    standard = is_standard_normal(model)
     for row, d in enumerate(chosen):
-        zs[row, :, d] = values
+        middle, spread = (0.0, 1.0) if standard else (latents[:, d].mean(), latents[:, d].std())
+        zs[row, :, d] = middle + spread * values
     means = likelihood_means(model, zs.reshape(-1, zs.shape[-1]))
     images = as_images(means)
     if images is None:
@@ -106,5 +119,17 @@ def latent_traversals(
         tick.set_color(INK if units.active[d] else MUTED)
     centres = [column * (width + 1) + (width - 1) / 2 for column in range(steps)]
     label_columns(axes, centres, [f"{value:.1f}" for value in values])
-    axes.set_xlabel("z[d], the other latents at the posterior mean", color=INK)
+    unit_of_z = "" if standard else " in standard deviations over examples"
+    axes.set_xlabel(f"z[d]{unit_of_z}, the other latents at the posterior mean", color=INK)
     return figure
+
+
+def is_standard_normal(model: Model) -> bool:
+    """Whether p(z) = N(0, I)."""
+    p = model.prior()
+    each = p.base_dist if isinstance(p, Independent) else p
+    return (
+        isinstance(each, Normal)
+        and not isinstance(each.loc, jax.core.Tracer)
+        and bool(np.all(np.asarray(each.loc) == 0) and np.all(np.asarray(each.scale) == 1))
+    )

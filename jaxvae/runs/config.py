@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax
+from numpyro.distributions import constraints
 
-from jaxvae import models, objectives
+from jaxvae import objectives
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import LikelihoodName
+from jaxvae.models.posteriors import PosteriorName
 from jaxvae.networks import Activation, Initializer
+from jaxvae.runs.models import (
+    ModelName,
+    can_differentiate_latents,
+    has_closed_kl,
+    make_model,
+    support_of,
+    traced,
+    with_defaults,
+)
 from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule, linear_warmup, make_step
 from jaxvae.training.schedules import Decay, require_within
@@ -20,6 +30,18 @@ from jaxvae.training.step import Step
 from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
 
 Binarize: TypeAlias = Literal["auto", "dynamic", "static", "threshold", "none"]
+
+
+MODEL_OPTIONS = (
+    "latent_dim",
+    "hidden",
+    "activation",
+    "initializer",
+    "likelihood",
+    "posterior",
+    "num_categories",
+)
+"""The values of a configuration that are options of its model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +61,34 @@ class TrainConfig:
     """How many training examples to hold out for validation (if not given, the set's own split, or
     else a tenth); 0 trains on all of them and keeps no best checkpoint."""
 
-    latent_dim: int = 16
+    model: ModelName = "vae"
+    """What p(z), q(z|x) and p(x|z) are. Each model has options of its own among those that follow;
+    one that is not given takes the model's default, and one that it does not have is refused."""
+    latent_dim: int | None = None
     """Size of the latent z."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] | None = None
     """Widths of the encoder's hidden layers; the decoder has them in reverse."""
-    activation: Activation = "tanh"
+    activation: Activation | None = None
     """What follows each hidden layer."""
-    initializer: Initializer = "lecun_normal"
+    initializer: Initializer | None = None
     """How the initial weights are drawn; `fan_in_uniform` is what PyTorch's linear layers do."""
-    likelihood: LikelihoodName = "bernoulli"
-    """What x is made of: bits, or reals with one learned variance."""
+    likelihood: LikelihoodName | None = None
+    """What x is made of."""
+    posterior: PosteriorName | None = None
+    """What q(z|x) is, with the prior that belongs to it."""
+    num_categories: int | None = None
+    """Classes of each latent of a categorical posterior."""
 
     objective: Literal["elbo", "iwae"] = "elbo"
     """The bound to maximise."""
     num_samples: int = 1
     """K, how many samples of z each example gets."""
-    kl: KL = "analytic"
-    """How the ELBO's rate is computed: its closed form, the closed form of the entropy, or samples."""
-    gradient: str = "pathwise"
-    """The gradient estimator: pathwise, stl, dreg, score, vimco or rws."""
+    kl: KL | None = None
+    """How the ELBO's rate is computed: its closed form, the closed form of the entropy, or samples.
+    If not given, the closed form where the model has one, else samples; the run writes down which."""
+    gradient: str | None = None
+    """The gradient estimator, such as pathwise, stl, dreg, score, vimco, rws or enumerate. If not
+    given, pathwise; for latents that have no path, the exact sum (or vimco, under iwae)."""
     free_bits: float = 0.0
     """Nats of each latent that cost the ELBO nothing more."""
     beta: float = 1.0
@@ -90,7 +121,6 @@ class TrainConfig:
             InputError: a value is out of its range, or has no effect beside the others.
         """
         require_positive(
-            latent_dim=self.latent_dim,
             num_samples=self.num_samples,
             batch_size=self.batch_size,
             total_steps=self.total_steps,
@@ -120,7 +150,8 @@ class TrainConfig:
                 f"eval_every_steps: expected 1 to {self.total_steps}, the length of the run, "
                 f"got {every}"
             )
-        return dataclasses.replace(self, eval_every_steps=every)
+        resolved = with_defaults(self, MODEL_OPTIONS)
+        return dataclasses.replace(resolved, eval_every_steps=every)
 
     def _refuse_without_effect(self, why: str, *names: str) -> None:
         for name in names:
@@ -168,59 +199,63 @@ def build(config: TrainConfig) -> Parts:
     """
     config = config.resolved()
     weights_key, _, data_key, _ = config.keys()
-    dataset, config = _load(config, data_key)
+    dataset = _load(config, data_key)
     rows = len(dataset.splits["train"]["x"])
     if config.batch_size > rows:
         raise InputError(
             f"batch_size: expected at most {rows}, the size of the training split of "
             f"{dataset.name}, got {config.batch_size}"
         )
-    model = models.vae(
-        weights_key,
-        dataset.event_shape,
-        latent_dim=config.latent_dim,
-        hidden=config.hidden,
-        activation=config.activation,
-        initializer=config.initializer,
-        likelihood=config.likelihood,
-    )
-    _require_composable(model, dataset, config)
+    model = make_model(weights_key, config, MODEL_OPTIONS, dataset)
+    dataset = _fitting(dataset, support_of(model, dataset), config)
+    config = dataclasses.replace(config, binarize=dataset.binarize)
+    config = _with_estimator(config, model, dataset)
     objective, schedules = _objective(config)
+    # What the objective would refuse when it is traced is refused before anything is written.
+    key = jax.random.key(0)  # shapes alone are computed: no draw is made
+    traced(lambda m, x: objective(key, m, x), model, dataset)
     optimizer = optax.adam(config.learning_rates())
     step = make_step(objective, optimizer, schedules=schedules)
     return Parts(config, dataset, model, objective, optimizer, step)
 
 
-def _load(config: TrainConfig, key: PRNGKey) -> tuple[Dataset, TrainConfig]:
-    from numpyro.distributions import constraints
-
-    support = {"bernoulli": constraints.boolean, "gaussian": constraints.real}[config.likelihood]
-    auto = config.binarize == "auto"
-    dataset = load(
+def _load(config: TrainConfig, key: PRNGKey) -> Dataset:
+    return load(
         config.data,
         data_dir=config.data_dir,
-        binarize="none" if auto else config.binarize,
+        binarize="none" if config.binarize == "auto" else config.binarize,
         key=key if config.binarize == "static" else None,
         valid_size=config.valid_size,
     )
+
+
+def _fitting(dataset: Dataset, support: constraints.Constraint, config: TrainConfig) -> Dataset:
+    """The data as the likelihood needs them: under "auto", grey levels become bits for a Bernoulli."""
+    bits = isinstance(support, type(constraints.boolean))
     grey = dataset.support is constraints.unit_interval
-    if auto and grey and support is constraints.boolean:
+    if config.binarize == "auto" and grey and bits:
         dataset = dataclasses.replace(dataset, binarize="dynamic", support=constraints.boolean)
     require_support(dataset, support)
-    return dataset, dataclasses.replace(config, binarize=dataset.binarize)
+    return dataset
 
 
-def _require_composable(model: Model, dataset: Dataset, config: TrainConfig) -> None:
-    """Refuse before anything is written what the objective would refuse when it is traced."""
-    objective, _ = _objective(config)
-    x = jax.ShapeDtypeStruct(dataset.event_shape, jnp.float32)
-    jax.eval_shape(objective, jax.eval_shape(jax.random.key, 0), model, x)
+def _with_estimator(config: TrainConfig, model: Model, dataset: Dataset) -> TrainConfig:
+    """Fill in how rate and gradient are computed, by what the model's latents allow."""
+    gradient, kl = config.gradient, config.kl
+    if gradient is None:
+        discrete = "vimco" if config.objective == "iwae" else "enumerate"
+        gradient = "pathwise" if can_differentiate_latents(model, dataset) else discrete
+    if kl is None and config.objective == "elbo":
+        kl = "analytic" if has_closed_kl(model, dataset) else "monte_carlo"
+    return dataclasses.replace(config, gradient=gradient, kl=kl)
 
 
 def _objective(config: TrainConfig) -> tuple[Objective, dict[str, optax.Schedule]]:
+    assert config.gradient is not None
     if config.objective == "iwae":
         iwae = partial(objectives.iwae, num_samples=config.num_samples, gradient=config.gradient)
         return iwae, {}
+    assert config.kl is not None  # filled in by `_with_estimator`
     elbo = partial(
         objectives.elbo,
         num_samples=config.num_samples,
@@ -245,4 +280,7 @@ def from_json(values: dict[str, Any], where: Path) -> TrainConfig:
     if set(values) != names:
         odd = sorted(set(values) ^ names)
         raise InputError(f"config: {where} is not of this version of jaxvae: it differs in {odd}")
-    return TrainConfig(**{**values, "hidden": tuple(values["hidden"])})
+    as_tuples: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
+    return TrainConfig(**as_tuples)

@@ -16,12 +16,14 @@ from jaxtyping import Array
 from jaxvae import evaluation, objectives
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.folder import RunFolder, environment
+from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import make_validation, no_metrics, observe_batch, record_of
-from jaxvae.types import InputError, Model
+from jaxvae.types import InputError, Model, Objective
 
 ELBO_SAMPLES = 100
+MOMENT_SAMPLES = 100
 EVALUATION_ROWS = 5_000  # decoder rows in one dispatch, which bounds the memory
 
 
@@ -191,7 +193,7 @@ def evaluate(
         key,
         model,
         xs,
-        objective=partial(objectives.elbo, num_samples=elbo_samples),
+        objective=_elbo(parts, elbo_samples),
         batch_size=max(1, EVALUATION_ROWS // elbo_samples),
     )
     likelihood = evaluation.log_likelihood(
@@ -202,7 +204,7 @@ def evaluate(
         chunk_size=chunk_size,
         on_progress=(lambda done: on_progress(done, len(xs["x"]))) if on_progress else None,
     )
-    units = evaluation.active_units(model, xs)
+    units = evaluation.active_units(model, xs, num_samples=moment_samples(parts))
     gain = evaluation.mean_and_error(likelihood.estimate - terms.bound)
     return {
         "split": split,
@@ -219,6 +221,19 @@ def evaluate(
         "active_units": units.count,
         "latent_dim": len(units.variance),
     }
+
+
+def moment_samples(parts: Parts) -> int | None:
+    """How many draws estimate the posterior mean; None where it is known in closed form."""
+    return None if has_closed_mean(parts.model, parts.dataset) else MOMENT_SAMPLES
+
+
+def _elbo(parts: Parts, num_samples: int) -> Objective:
+    """The ELBO with the rate in closed form where there is one, exact sums over discrete latents."""
+    kl = "analytic" if has_closed_kl(parts.model, parts.dataset) else "monte_carlo"
+    path = can_differentiate_latents(parts.model, parts.dataset)
+    gradient = "pathwise" if path else "score"  # no estimator changes the value
+    return partial(objectives.elbo, num_samples=num_samples, kl=kl, gradient=gradient)
 
 
 def observed(parts: Parts, split: str) -> dict[str, Array]:

@@ -1,0 +1,149 @@
+"""The models of the command line: each a factory of `jaxvae.models`, whose signature says its options."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+
+from jaxvae import models
+from jaxvae.binding import Conditional, bind
+from jaxvae.data import Dataset
+from jaxvae.distributions import analytic_kl
+from jaxvae.types import InputError, Model, PRNGKey
+
+ModelName: TypeAlias = Literal["vae",]
+
+Factory: TypeAlias = Callable[..., Any]
+
+OF_THE_DATA: Mapping[str, str] = {
+    "num_classes": "labels",
+    "num_symbols": "categories",
+}
+"""Arguments of factories that the data decide, and what of the data it is."""
+
+
+def factory_of(name: str) -> Factory:
+    """The factory of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in get_args(ModelName):
+        raise InputError(f"model: expected one of {', '.join(get_args(ModelName))}, got {name!r}")
+    return getattr(models, name)
+
+
+def options_of(factory: Factory) -> dict[str, Any]:
+    """The options of a factory with their defaults; what has none is filled in from the data."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def with_defaults(config: Any, names: tuple[str, ...]) -> Any:
+    """The configuration with every option of its model filled in.
+
+    Args:
+        config: a frozen dataclass with `model` and the options.
+        names: of its fields that are options of models; None means not given.
+
+    Raises:
+        InputError: an option was given that the model does not have.
+    """
+    options, values = options_of(factory_of(config.model)), {}
+    for name in names:
+        given = getattr(config, name)
+        if name in options:
+            values[name] = options[name] if given is None else given
+        elif given is not None:
+            raise InputError(
+                f"{name}: has no effect with model={config.model}, which takes "
+                f"{', '.join(n for n in options if n in names) or 'no options'}; got {given}, "
+                "leave it out"
+            )
+    return dataclasses.replace(config, **values)
+
+
+def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Dataset) -> Any:
+    """The model of a configuration for a data set.
+
+    Raises:
+        InputError: an option is not usable, or the data lack what the model needs.
+    """
+    factory = factory_of(config.model)
+    options = options_of(factory)
+    given = {name: getattr(config, name) for name in names if name in options}
+    given |= {
+        name: _of_the_data(name, config.model, dataset) for name in OF_THE_DATA if name in options
+    }
+    if given.get("likelihood") == "categorical":
+        given["likelihood"] = models.make_likelihood(
+            "categorical", num_categories=_of_the_data("num_symbols", config.model, dataset)
+        )
+    return factory(key, dataset.event_shape, **given)
+
+
+def _of_the_data(name: str, model: str, dataset: Dataset) -> int:
+    value = dataset.num_classes if name == "num_classes" else dataset.num_categories
+    if value is None:
+        raise InputError(
+            f"data: the model {model} needs {OF_THE_DATA[name]}, and {dataset.name} has none"
+        )
+    return value
+
+
+def a_row(model: Any, dataset: Dataset) -> tuple[Any, Any]:
+    """Shapes of one example: x, and its label where the model is given one."""
+    x = jax.ShapeDtypeStruct(dataset.event_shape, jnp.float32)
+    conditional = isinstance(model, Conditional) and not isinstance(model, Model)
+    return x, jax.ShapeDtypeStruct((), jnp.int32) if conditional else None
+
+
+def traced(function: Callable[[Model, Any], Any], model: Any, dataset: Dataset) -> Any:
+    """`function(model, x)` of one example, traced and not run."""
+    x, label = a_row(model, dataset)
+    return jax.eval_shape(lambda m, x, label: function(bind(m, label), x), model, x, label)
+
+
+def can_differentiate_latents(model: Any, dataset: Dataset) -> bool:
+    """Whether q(z|x) is reparameterised."""
+    found = []
+    traced(lambda m, x: found.append(m.posterior(x).has_rsample), model, dataset)
+    return found[0]
+
+
+def has_closed_kl(model: Any, dataset: Dataset) -> bool:
+    """Whether KL(q(z|x) || p(z)) is known in closed form."""
+    try:
+        traced(lambda m, x: analytic_kl(m.posterior(x), m.prior()), model, dataset)
+    except InputError:
+        return False
+    return True
+
+
+def has_closed_mean(model: Any, dataset: Dataset) -> bool:
+    """Whether mean and variance of q(z|x) are known in closed form."""
+    try:
+        traced(lambda m, x: (m.posterior(x).mean, m.posterior(x).variance), model, dataset)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def support_of(model: Any, dataset: Dataset) -> Any:
+    """The support of one value of x under p(x|z)."""
+    found = []
+
+    def likelihood(m: Model, x: Any) -> Any:
+        z = jnp.zeros(m.prior().event_shape)
+        found.append(m.likelihood(z).support)
+        return z
+
+    traced(likelihood, model, dataset)
+    support = found[0]
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support
