@@ -6,7 +6,9 @@ that no objective, bound or evaluation has to know of it.
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpyro.distributions import Distribution, Independent
 
@@ -86,3 +88,44 @@ def bind(
             )
         model = model.given(label)
     return model if mask is None else Observed(model, mask)
+
+
+def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
+    """The class y as an int32 scalar; one that is traced is trusted to be in range.
+
+    Raises:
+        InputError: y is no integer scalar, or not one of 0 to num_classes - 1.
+    """
+    dtype = jnp.result_type(y) if isinstance(y, int | np.integer | np.ndarray | Array) else None
+    if isinstance(y, bool) or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise InputError(
+            f"y: expected one class number from 0 to {num_classes - 1}, got "
+            f"{y if dtype is None or isinstance(y, bool) else dtype!r}"
+        )
+    if jnp.shape(y) != ():
+        raise InputError(
+            f"y: expected one class number, got shape {jnp.shape(y)}; jax.vmap over labels"
+        )
+    if not isinstance(y, jax.core.Tracer) and not 0 <= int(y) < num_classes:
+        raise InputError(f"y: expected a class number from 0 to {num_classes - 1}, got {int(y)}")
+    return jnp.asarray(y, jnp.int32)
+
+
+def require_labels(labels: np.ndarray | Array, num_classes: int) -> np.ndarray:
+    """Labels of many examples as int32 [N].
+
+    Raises:
+        InputError: they are not integers [N] from 0 to num_classes - 1.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"labels: expected integers [N], one class number an example, got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if array.size and not (array.min() >= 0 and array.max() < num_classes):
+        raise InputError(
+            f"labels: expected class numbers from 0 to {num_classes - 1}, got {array.min()} to "
+            f"{array.max()}"
+        )
+    return array.astype(np.int32)

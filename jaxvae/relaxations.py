@@ -10,11 +10,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.distributions import FloatBernoulli, OneHotCategorical, describe, log_prob
+from jaxvae.distributions import (
+    ClassConditional,
+    FloatBernoulli,
+    OneHotCategorical,
+    describe,
+    log_prob,
+)
 from jaxvae.sampling import (
     Problem,
     Samples,
@@ -30,13 +37,17 @@ MOST_STATES = 4096
 def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """The exact expectation under q, by the sum over all states of z; no randomness.
 
-    `sum_z q(z|x) log_w(z)`, for the ELBO, whose expectation is linear in the log-weights.
+    `sum_z q(z|x) log_w(z)`, for the ELBO, whose expectation is linear in the log-weights. Of a latent
+    with a class y beside reals z, the sum is over y, with `num_samples` draws of z for each class:
+    `sum_y q(y|x) mean_k log_w(y, z_yk)`, `z_yk ~ q(z|x, y)` reparameterised.
 
     Raises:
         InputError: q is not discrete, or has more than 4,096 states.
     """
     q, p = problem.model.posterior(problem.x), problem.model.prior()
     require_latents(q, p)
+    if isinstance(q, ClassConditional):
+        return _enumerate_classes(problem, q, p)
     z = jnp.asarray(states(q), jnp.float32)
 
     def one(z: Array) -> tuple[Array, ...]:
@@ -44,6 +55,36 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 
     values = over_samples(jax.vmap(one), z, problem.chunk_size)
     s = Samples(q, p, *values, weight=jnp.exp(values[-1]))
+    return s, problem.value(s)
+
+
+def _enumerate_classes(
+    problem: Problem, q: ClassConditional, p: Distribution
+) -> tuple[Samples, Float[Array, ""]]:
+    """Every class with samples of the reals given it: S = K * C latents, weighted by q(y|x) / K.
+
+    Sample k of class y draws from `fold_in(fold_in(key, y), k)`: those that the model with y bound
+    draws with the key `fold_in(key, y)`.
+    """
+    count, classes = problem.num_samples, q.num_classes
+    model, x, noise_shape = problem.model, problem.x, jnp.shape(q.loc)[-1:]
+
+    def row_of_each(values: Array) -> Array:
+        return jnp.broadcast_to(values, (count, *values.shape)).reshape(-1, *values.shape[1:])
+
+    def one(row: tuple[Array, ...]) -> tuple[Array, ...]:
+        k, y, one_hot, log_q_y, loc, scale = row
+        key = jax.random.fold_in(jax.random.fold_in(problem.key, y), k)
+        z = loc + scale * jax.random.normal(key, noise_shape)
+        log_q = log_q_y + log_prob(dist.Normal(loc, scale).to_event(1), z)
+        latent = jnp.concatenate([one_hot, z])
+        return latent, log_likelihood(model, x, latent), log_prob(p, latent), log_q
+
+    log_q_y = jax.nn.log_softmax(jnp.asarray(q.logits))
+    of_class = jnp.arange(classes), jnp.eye(classes), log_q_y, q.loc, q.scale
+    rows = jnp.repeat(jnp.arange(count), classes), *map(row_of_each, of_class)
+    values = over_samples(jax.vmap(one), rows, problem.chunk_size)
+    s = Samples(q, p, *values, weight=row_of_each(jnp.exp(log_q_y)) / count)
     return s, problem.value(s)
 
 

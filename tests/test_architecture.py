@@ -26,6 +26,7 @@ ORDER = [
     "objectives",
     "batching",
     "autonomous",
+    "semi_supervised",
     "rows",
     "networks",
     "coupled",

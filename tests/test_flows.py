@@ -17,8 +17,8 @@ from jaxvae.distributions import (
     sample_with_log_prob,
     splines,
 )
-from jaxvae.models import conditioners
 from jaxvae.models.conditioners import ContextMLP, MaskedMLP
+from jaxvae.networks import autoregressive
 from tests.support.refusals import refused
 from tests.support.statistics import FALSE_ALARM, assert_mean
 
@@ -171,7 +171,7 @@ def test_masks_make_the_network_autoregressive(reverse):
     ids=["sees itself", "wrong order of outputs", "wrong order of inputs", "blind"],
 )
 def test_check_of_masks_rejects(monkeypatch, twin):
-    monkeypatch.setattr(conditioners, "made_masks", lambda *a, **k: twin(made_masks(*a, **k)))
+    monkeypatch.setattr(autoregressive, "made_masks", lambda *a, **k: twin(made_masks(*a, **k)))
     net = MaskedMLP(4, CONTEXT, (9, 8), rngs=nnx.Rngs(jax.random.key(0)))
     with pytest.raises(AssertionError):
         check_order(net, reverse=False)

@@ -131,7 +131,21 @@ def _print_results(results: dict[str, Any]) -> None:
     line("  rate", results["rate"])
     line(f"log p(x), IWAE-{k}", results["log_likelihood"])
     line("  above the ELBO by", results["log_likelihood_minus_elbo"])
+    if "exact_log_likelihood" in results:
+        line("log p(x), exact", results["exact_log_likelihood"])
     print(f"  active units                {results['active_units']} of {results['latent_dim']}")
+    if "accuracy" in results:
+        accuracy, error = (100 * value for value in results["accuracy"])
+        print(f"  accuracy                    {accuracy:>10.2f} +- {error:.2f} %")
+        print(confusion_table(results["confusion"]))
+
+
+def confusion_table(counts: Sequence[Sequence[int]]) -> str:
+    """Rows of true classes, columns of what they were taken for."""
+    width = max(5, len(str(max(map(max, counts)))) + 1)
+    head = "  true \\ taken for " + "".join(f"{c:>{width}}" for c in range(len(counts)))
+    rows = [f"{c:>17} " + "".join(f"{n:>{width}}" for n in row) for c, row in enumerate(counts)]
+    return "\n".join([head, *rows])
 
 
 RUN = {Train: _train, Evaluate: _evaluate, Sample: _sample, Report: _report, Data: _data}

@@ -26,18 +26,43 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_GRAMMAR = "'x' with maybe 'y', or 'x_train', 'x_test' and maybe 'x_valid', 'y_train', .."
+_GRAMMAR = "'x' with maybe 'y', 'mask', 'weight', or 'x_train', 'x_test' and maybe 'x_valid', 'y_train', .."
+_FIELDS = {"x": "x", "y": "label", "mask": "mask", "weight": "weight"}
+_OF_COUNTS = {"counts": "x", "batch": "label", "y": "label", "mask": "mask", "weight": "weight"}
 
 
 def read_arrays(path: Path) -> Raw:
-    """One array [N, *event] in an .npy, or the arrays of an .npz by `splits_of`.
+    """One array [N, *event] in an .npy; of an .npz its `counts`, or its arrays by `splits_of`.
 
     Raises:
         InputError: the file is broken, holds pickled objects, or names its arrays otherwise.
     """
     found = read_file(path)
+    if "counts" in found:
+        return _counts(found, path)
     splits = splits_of(found, str(path))
     return Raw(name=path.stem, where=str(path), origin=str(path), splits=splits)
+
+
+def _counts(found: Mapping[str, np.ndarray], path: Path) -> Raw:
+    """Counts [N, *event] with maybe `batch` or `y` as label; what else lies beside them is named."""
+    used = [name for name in _OF_COUNTS if name in found]
+    if clashing := [name for name in found if name in SPLITS or name.partition("_")[0] == "x"]:
+        raise InputError(
+            f"{path}: expected 'counts' or {_GRAMMAR}, got 'counts' and {clashing[0]!r}; "
+            "keep one of them"
+        )
+    if "batch" in used and "y" in used:
+        raise InputError(f"{path}: both 'batch' and 'y' are there; keep one of them as the label")
+    others = [name for name in found if name not in used]
+    return Raw(
+        name=path.stem,
+        where=str(path),
+        origin=str(path),
+        splits={"all": {_OF_COUNTS[name]: found[name] for name in used}},
+        kind="count",
+        notes=(f"not used: {', '.join(others)}",) if others else (),
+    )
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
@@ -84,8 +109,8 @@ def _pickled(path: Path) -> InputError:
 def splits_of(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:
     """Sort arrays into splits by their names.
 
-    `x` with maybe `y` is a source without splits; otherwise `x_train` or `train`, `x_valid` or
-    `valid`, `x_test` or `test`, each with maybe `y_train`, `y_valid`, `y_test`.
+    `x` with maybe `y`, `mask` and `weight` is a source without splits; otherwise `x_train` or
+    `train`, `x_valid` or `valid`, `x_test` or `test`, each with maybe `y_train`, `mask_train`, ..
 
     Raises:
         InputError: a name is unknown, doubled, or missing.
@@ -104,8 +129,8 @@ def _place(name: str, where: str) -> tuple[str, str]:
     field, _, split = name.partition("_")
     if name in SPLITS:
         return name, "x"
-    if field in ("x", "y") and (split in SPLITS or name == field):
-        return split or "all", "x" if field == "x" else "label"
+    if field in _FIELDS and (split in SPLITS or name == field):
+        return split or "all", _FIELDS[field]
     raise InputError(f"{where}: expected arrays named {_GRAMMAR}, got {name!r}; rename it")
 
 

@@ -1,5 +1,6 @@
 """`Dataset`: compact arrays on the host, and the pure function that shows one to a model."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +25,20 @@ BINARIZE: Mapping[str, str] = {
 
 SUPPORTS: Mapping[str, constraints.Constraint] = {
     "boolean": constraints.boolean,
+    "open_unit_interval": constraints.open_interval(0.0, 1.0),
     "unit_interval": constraints.unit_interval,
     "real": constraints.real,
     "nonnegative_integer": constraints.nonnegative_integer,
 }
-"""The supports a dataset can have, by name."""
+"""The supports a dataset can have besides `categories(C)`, by name; "category" names those."""
+
+DEQUANTIZE_LEVELS = 2**15
+"""How many places there are in the cell of a grey level for `dequantize` to draw from."""
+
+
+def categories(num_categories: int) -> constraints.Constraint:
+    """The class numbers 0, 1, .., C - 1."""
+    return constraints.integer_interval(0, num_categories - 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,12 +49,15 @@ class Dataset:
         name: short name.
         source: one line for humans: where the data came from and how they were split.
         splits: some of train, valid and test; each maps to `x` [N, *event] and, where there are
-            labels, `label` [N] int32.
+            any, `label` [N] int32, `mask` [N, *event] uint8, 1 where a value was observed (the
+            others are stored as 0), and `weight` [N] float32, how much an example counts.
         event_shape: shape of one example.
         support: where one value lies, as `observe` shows it to a model.
         binarize: "none", "dynamic", "static" or "threshold".
         scale: the stored value that means 1; `observe` divides by it.
         num_classes: number of classes, or None where there are no labels.
+        num_categories: C where a value is one of the class numbers 0, 1, .., C - 1, else None.
+        dequantize: whether `observe` spreads each grey level over its cell.
     """
 
     name: str
@@ -55,16 +68,19 @@ class Dataset:
     binarize: str = "none"
     scale: float = 1.0
     num_classes: int | None = None
+    num_categories: int | None = None
+    dequantize: bool = False
 
     def observe(
         self, key: PRNGKey | None, x_stored: Shaped[Array | np.ndarray, "*event"]
     ) -> Float[Array, "*event"]:
         """One stored example as a model sees it: pure, so `vmap` it inside a jitted step.
 
-        `x = x_stored / scale`, and with `binarize="dynamic"` a draw of Bernoulli(x).
+        `x = x_stored / scale`; with `binarize="dynamic"` a draw of Bernoulli(x); with `dequantize`
+        `x = (x_stored + u) / (scale + 1)`, u uniform in the unit interval.
 
         Args:
-            key: one typed key; used by `binarize="dynamic"` only, otherwise None will do.
+            key: one typed key; used by `binarize="dynamic"` and `dequantize`, otherwise None will do.
             x_stored: one example [*event] in the stored dtype.
 
         Returns:
@@ -83,15 +99,64 @@ class Dataset:
                 f"x_stored: expected one example of shape {self.event_shape}, "
                 f"got shape {x_stored.shape}; batch with jax.vmap"
             )
-        x = jnp.asarray(x_stored, jnp.float32) / self.scale
-        if self.binarize != "dynamic":
-            return x
+        x = jnp.asarray(x_stored, jnp.float32)
+        if self.binarize != "dynamic" and not self.dequantize:
+            return x / self.scale
         require_key(key)  # type: ignore[arg-type]
-        return bernoulli(key, x)  # type: ignore[arg-type]
+        if self.dequantize:
+            return spread(key, x) / (self.scale + 1)  # type: ignore[arg-type]
+        return bernoulli(key, x / self.scale)  # type: ignore[arg-type]
+
+    def as_categories(self, num_categories: int | None = None) -> "Dataset":
+        """The same stored numbers read as class numbers 0, 1, .., C - 1, for a categorical likelihood.
+
+        Args:
+            num_categories: C; None: 256 for 8-bit grey levels (one more than `scale`), 2 for bits.
+
+        Returns:
+            A data set that shares the arrays, with support `categories(C)` and scale 1.
+
+        Raises:
+            InputError: the stored values are no whole numbers, or do not lie below C.
+
+        >>> import jaxvae.data
+        >>> jaxvae.data.load("digits").as_categories().num_categories
+        17
+        """
+        arrays = [split["x"] for split in self.splits.values()]
+        if self.binarize == "dynamic" or self.dequantize or arrays[0].dtype.kind not in "iu":
+            found = "bits drawn at every use" if self.binarize == "dynamic" else arrays[0].dtype
+            raise InputError(
+                f"as_categories: expected stored whole numbers, and {self.name!r} has "
+                f"{'dequantised levels' if self.dequantize else found}; load integer data "
+                'with binarize="none" and dequantize=False'
+            )
+        if num_categories is None:
+            num_categories = self._own_categories()
+        highest = max(int(x.max()) for x in arrays)
+        if type(num_categories) is not int or num_categories <= highest:
+            raise InputError(
+                f"num_categories: expected an integer above {highest}, the largest stored value of "
+                f"{self.name!r}, got {num_categories!r}"
+            )
+        return dataclasses.replace(
+            self,
+            support=categories(num_categories),
+            binarize="none",
+            scale=1.0,
+            num_categories=num_categories,
+        )
+
+    def _own_categories(self) -> int | None:
+        if self.support_name == "boolean":
+            return 2
+        if self.support_name == "unit_interval":
+            return int(self.scale) + 1
+        return self.num_categories
 
     @property
     def support_name(self) -> str:
-        """The support in words: boolean, unit_interval, real or nonnegative_integer."""
+        """The support in words: "category" or a name of `SUPPORTS`."""
         return support_name(self.support)
 
     @cached_property
@@ -116,15 +181,22 @@ class Dataset:
             "binarize_meaning": BINARIZE[self.binarize],
             "scale": self.scale,
             "num_classes": self.num_classes,
+            "num_categories": self.num_categories,
+            "dequantize": self.dequantize,
             "sha256": self.fingerprint,
         }
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(a['x']):,}" for split, a in self.splits.items())
+        how = "dequantize=True" if self.dequantize else f"binarize={self.binarize!r}"
         return (
-            f"Dataset({self.name!r}: {sizes}; event {self.event_shape}, {self.support_name}, "
-            f"binarize={self.binarize!r})"
+            f"Dataset({self.name!r}: {sizes}; event {self.event_shape}, {self.support_name}, {how})"
         )
+
+
+def observed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them."""
+    return arrays["x"][arrays["mask"] == 1] if "mask" in arrays else arrays["x"]
 
 
 def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
@@ -132,8 +204,22 @@ def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]
     return (jax.random.uniform(key, x.shape, jnp.float32) < x).astype(jnp.float32)
 
 
+def spread(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+    """Whole numbers below 256, each moved to a uniform draw from its cell (x, x + 1).
+
+    `x + (k + 1/2) / 2^15`, k uniform in 0, 1, .., 2^15 - 1: exact in float32, so that no draw is
+    rounded onto the edge of its cell, where a density on the open unit interval has no value.
+
+    Source: Theis, van den Oord and Bethge (2016), "A note on the evaluation of generative models".
+    """
+    k = jax.random.bits(key, x.shape, jnp.uint16) >> jnp.uint16(1)
+    return x + (k.astype(jnp.float32) + 0.5) / DEQUANTIZE_LEVELS
+
+
 def support_name(support: constraints.Constraint) -> str:
-    """The name of a support, or its repr where it is none of the four that data can have."""
+    """The name of a support, or its repr where it is none that data can have."""
+    if isinstance(support, type(categories(2))):
+        return "category"
     for name, known in SUPPORTS.items():
         if isinstance(support, type(known)):
             return name

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from jaxvae.data.dataset import BINARIZE, Dataset
+from jaxvae.data.dataset import BINARIZE, Dataset, observed
 
 
 def describe(dataset: Dataset) -> str:
     """What a data set is and how its splits look, in lines of text.
 
-    Values are those that `observe` divides by `scale`, before any bits are drawn.
+    Values are the stored ones divided by `scale`, before anything is drawn, without missing ones.
 
     >>> import jaxvae.data
     >>> print(describe(jaxvae.data.load("digits")).splitlines()[0])
@@ -22,19 +22,37 @@ def describe(dataset: Dataset) -> str:
         "binarize": f"{dataset.binarize} ({BINARIZE[dataset.binarize]})",
         "scale": f"{dataset.scale:g}",
     }
+    if dataset.dequantize:
+        facts["dequantize"] = "each grey level is spread over its cell at every use"
     if dataset.num_classes is not None:
         facts["classes"] = str(dataset.num_classes)
+    if dataset.num_categories is not None:
+        facts["categories"] = str(dataset.num_categories)
+    facts |= _of_rows(dataset)
     lines = [f"{name:<12} {value}" for name, value in facts.items()]
     lines += ["", f"{'split':<6} {'size':>9} {'mean':>10} {'min':>10} {'max':>10}  labels"]
     lines += [_row(dataset, split) for split in dataset.splits]
     return "\n".join(lines)
 
 
+def _of_rows(dataset: Dataset) -> dict[str, str]:
+    """What masks and weights amount to, split by split."""
+    facts = {}
+    for split, arrays in dataset.splits.items():
+        if "mask" in arrays:
+            missing = 1 - arrays["mask"].mean(dtype=np.float64)
+            facts.setdefault("missing", []).append(f"{split} {missing:.3%}")
+        if "weight" in arrays:
+            total = arrays["weight"].sum(dtype=np.float64)
+            facts.setdefault("weight", []).append(f"{split} {total:,.1f}")
+    return {name: ", ".join(parts) for name, parts in facts.items()}
+
+
 def _row(dataset: Dataset, split: str) -> str:
     arrays = dataset.splits[split]
-    x = arrays["x"]
+    x = observed(arrays)
     mean, low, high = (
         float(value) / dataset.scale for value in (x.mean(dtype=np.float64), x.min(), x.max())
     )
     labels = " ".join(map(str, np.bincount(arrays["label"]))) if "label" in arrays else "none"
-    return f"{split:<6} {len(x):>9,} {mean:>10.4g} {low:>10.4g} {high:>10.4g}  {labels}"
+    return f"{split:<6} {len(arrays['x']):>9,} {mean:>10.4g} {low:>10.4g} {high:>10.4g}  {labels}"

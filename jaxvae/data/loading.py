@@ -1,15 +1,18 @@
-"""`load`: read, judge, binarise, split."""
+"""`load`: read, judge, draw what is drawn once, split."""
 
 import operator
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpyro.distributions import constraints
 
 from jaxvae.data import binarize as bits
+from jaxvae.data.alignments import ALIGNMENTS, SEQUENCE_IDENTITY, read_alignment
 from jaxvae.data.arrays import read_arrays
-from jaxvae.data.contents import judge
-from jaxvae.data.dataset import SUPPORTS, Dataset
+from jaxvae.data.contents import Contents, judge
+from jaxvae.data.counts import without_empty
+from jaxvae.data.dataset import SUPPORTS, Dataset, categories
 from jaxvae.data.embedded import read_digits
 from jaxvae.data.idx import read_idx_folder
 from jaxvae.data.named import read_named
@@ -24,26 +27,42 @@ def load(
     data_dir: str | Path | None = None,
     binarize: str = "none",
     key: PRNGKey | None = None,
+    dequantize: bool = False,
     valid_size: int | None = None,
+    sequence_identity: float | None = SEQUENCE_IDENTITY,
+    drop_empty: bool = False,
     cache: bool = True,
 ) -> Dataset:
     """Load a data set by name or path.
 
     Args:
         name_or_path: "digits" (scikit-learn's, embedded), the path of an .npy file [N, *event], of
-            an .npz file (`x` and maybe `y`; or `x_train`, `x_test` and maybe `x_valid`, `y_train`,
-            ..), of a folder of MNIST's four IDX files, or else a TFDS name such as "mnist".
+            an .npz file (`x` and maybe `y`, `mask`, `weight`; or `x_train`, `x_test` and maybe
+            `x_valid`, `y_train`, `mask_train`, ..; or `counts` and maybe `batch`), of an alignment
+            (.a2m, .afa, .fa, .fasta), of a folder of MNIST's four IDX files, or else a TFDS name
+            such as "mnist".
         data_dir: where TFDS keeps its data; for a TFDS name only.
         binarize: "none"; "dynamic": bits redrawn at every use; "static": drawn once from `key`;
             "threshold": 1 above half of full scale.
         key: one typed key, for `binarize="static"` only.
+        dequantize: show grey levels 0, 1, .., scale as (level + u) / (scale + 1), u uniform in the
+            unit interval and drawn anew at every use, for densities on the open unit interval. The
+            density of x is then in nats per unit of that scale; adding D log(scale + 1) to its NLL
+            gives an upper bound on the NLL of the levels.
         valid_size: examples of train to hold out for validation; 0: none; None: the source's own
-            validation split, or else a tenth.
+            validation split, or else a tenth. Of an alignment, at most so many.
+        sequence_identity: sequences of an alignment that agree in this share of their columns or
+            more share one sequence's weight, `weight[i] = 1 / #{j: identity(i, j) >= it}`, and
+            stay on one side of the split, as do chains of them; 1.0 or None: no weights, rows
+            split at random.
+        drop_empty: of counts [N, D], leave out the columns without any count, then such rows.
         cache: keep decoded TFDS images in `$JAXVAE_CACHE` or the user's cache folder.
 
     Returns:
         The splits, and what one value is. Integer arrays other than uint8 are counts; uint8 arrays
-        are grey levels; arrays of zeros and ones are bits.
+            are grey levels; arrays of zeros and ones are bits; `counts` are counts. A `mask`, of
+            the shape of x, is 1 where a value was observed; elsewhere x may hold anything, NaN
+            included. Residues of an alignment are classes, the gap 0, X missing.
 
     Raises:
         InputError: the data or an option cannot be used; the message says what to do.
@@ -55,9 +74,13 @@ def load(
     """
     bits.require_options(binarize, key)
     valid_size = _whole(valid_size)
-    raw = _read(name_or_path, data_dir, cache=cache)
+    raw = _read(name_or_path, data_dir, sequence_identity, cache=cache)
     contents = judge(raw)
     bits.require_grey(raw.where, contents.support, binarize)
+    if dequantize:
+        _require_levels(raw.where, contents, binarize)
+    if drop_empty:
+        contents = without_empty(raw.where, contents)
     splits, scale = contents.splits, contents.scale
     # Before the split, so that a row's bits do not depend on what is held out.
     if binarize == "static":
@@ -67,28 +90,65 @@ def load(
     splits, said = divide(raw, splits, valid_size)
     return Dataset(
         name=raw.name,
-        source=f"{raw.origin}; {said}",
+        source="; ".join((raw.origin, *contents.notes, said)),
         splits=_frozen(splits),
         event_shape=contents.event_shape,
-        support=SUPPORTS[contents.support if binarize == "none" else "boolean"],
+        support=_support(contents, binarize, dequantize=dequantize),
         binarize=binarize,
         scale=scale,
         num_classes=contents.num_classes,
+        num_categories=contents.num_categories,
+        dequantize=dequantize,
     )
 
 
-def _read(name_or_path: str | Path, data_dir: str | Path | None, *, cache: bool) -> Raw:
+def _support(contents: Contents, binarize: str, *, dequantize: bool) -> constraints.Constraint:
+    if contents.num_categories is not None:
+        return categories(contents.num_categories)
+    name = contents.support if binarize == "none" else "boolean"
+    return SUPPORTS["open_unit_interval" if dequantize else name]
+
+
+def _require_levels(where: str, contents: Contents, binarize: str) -> None:
+    if binarize != "none":
+        raise InputError(
+            f"dequantize: expected grey levels, got bits by binarize={binarize!r}; choose one of them"
+        )
+    dtypes = {arrays["x"].dtype for arrays in contents.splits.values()}
+    if contents.support != "unit_interval" or dtypes != {np.dtype(np.uint8)}:
+        stored = ", ".join(sorted(map(str, dtypes)))
+        raise InputError(
+            f"dequantize: expected grey levels in uint8, and {where} is {contents.support} in "
+            f"{stored}; leave it out"
+        )
+
+
+def _read(
+    name_or_path: str | Path,
+    data_dir: str | Path | None,
+    sequence_identity: float | None,
+    *,
+    cache: bool,
+) -> Raw:
     if not isinstance(name_or_path, str | Path) or not str(name_or_path):
         raise InputError(f"name_or_path: expected a name or a path, got {name_or_path!r}")
     path = Path(name_or_path).expanduser()
     embedded = name_or_path == "digits"
-    if not embedded and not path.exists() and path.suffix not in (".npy", ".npz"):
+    aligned = not embedded and path.suffix in ALIGNMENTS and not path.is_dir()
+    if not aligned and sequence_identity != SEQUENCE_IDENTITY:
+        raise InputError(
+            f"sequence_identity: has no effect for {str(name_or_path)!r}, which is no alignment "
+            f"({', '.join(ALIGNMENTS)}); leave it out"
+        )
+    if not embedded and not path.exists() and path.suffix not in (".npy", ".npz", *ALIGNMENTS):
         return read_named(str(name_or_path), data_dir, cache=cache)
     if data_dir is not None:
         raise InputError(
             f"data_dir: has no effect for {str(name_or_path)!r}, which is not read by TFDS; "
             "leave it out"
         )
+    if aligned:
+        return read_alignment(path, sequence_identity)
     return read_digits() if embedded else _read_path(path)
 
 
@@ -98,8 +158,8 @@ def _read_path(path: Path) -> Raw:
     if path.suffix in (".npy", ".npz"):
         return read_arrays(path)
     raise InputError(
-        f"{path}: expected an .npy or .npz file or a folder of IDX files, got a file "
-        f"{path.suffix or 'without ending'}; save the arrays with numpy.savez"
+        f"{path}: expected an .npy or .npz file, an alignment ({', '.join(ALIGNMENTS)}) or a folder "
+        f"of IDX files, got a file {path.suffix or 'without ending'}; save the arrays with numpy.savez"
     )
 
 

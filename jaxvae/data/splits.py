@@ -10,6 +10,7 @@ from jaxvae.types import InputError
 Arrays = Mapping[str, np.ndarray]
 
 _SEED = 1797
+_GROUP = "group"  # a field while rows are divided, no longer after
 
 
 def divide(
@@ -18,7 +19,8 @@ def divide(
     """Make train, valid and test of what the source has, and say how in a phrase.
 
     A source without splits gives a tenth each to valid and test. Rows keep the source's order, and
-    a smaller `valid_size` holds out a subset of what a larger one does.
+    a smaller `valid_size` holds out a subset of what a larger one does. Rows of one group stay
+    together: whole groups are held out, as many as stay within the size.
 
     Raises:
         InputError: `valid_size` contradicts the source's own split or would leave a split empty.
@@ -27,9 +29,13 @@ def divide(
     said = "its own split"
     if "all" in parts:
         everything = parts.pop("all")
+        said = "split by a fixed permutation"
+        if raw.groups is not None:
+            everything = {**everything, _GROUP: raw.groups}
+            said += " of groups of similar rows"
         held_out = _tenth(raw, "all", everything) if raw.held_out is None else raw.held_out
-        parts["train"], parts["test"] = _hold_out(everything, held_out)
-        default, said = held_out, "split by a fixed permutation"
+        parts["train"], parts["test"] = _hold_out(raw, everything, held_out)
+        default = held_out
     elif "valid" in parts:
         _require_own_size(raw, len(parts["valid"]["x"]), valid_size)
         return _ordered(parts), _sizes(parts, said)
@@ -37,7 +43,7 @@ def divide(
         default = None
     size = _valid_size(raw, parts["train"], valid_size, default)
     if size:
-        parts["train"], parts["valid"] = _hold_out(parts["train"], size)
+        parts["train"], parts["valid"] = _hold_out(raw, parts["train"], size)
         if said == "its own split":
             said += ", valid held out of train by a fixed permutation"
     return _ordered(parts), _sizes(parts, said)
@@ -52,10 +58,31 @@ def permutation(count: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(_SEED).random_raw(count), kind="stable")
 
 
-def _hold_out(arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
-    order = permutation(len(arrays["x"]))
-    kept, held = np.sort(order[size:]), np.sort(order[:size])
-    return _rows(arrays, kept), _rows(arrays, held)
+def _hold_out(raw: Raw, arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
+    count = len(arrays["x"])
+    held = np.zeros(count, bool)
+    if _GROUP in arrays:
+        held[_whole_groups(raw, arrays[_GROUP], size)] = True
+    else:
+        held[permutation(count)[:size]] = True
+    return _rows(arrays, ~held), _rows(arrays, held)
+
+
+def _whole_groups(raw: Raw, groups: np.ndarray, size: int) -> np.ndarray:
+    """Rows of whole groups, taken in the fixed order where they still fit; at most `size`."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    taken, room = np.zeros(len(sizes), bool), size
+    for one in permutation(len(sizes)):
+        if sizes[one] <= room:
+            taken[one] = True
+            room -= sizes[one]
+    if not taken.any():
+        raise InputError(
+            f"{raw.where}: empty split, expected groups of similar rows that fit into {size:,} held-out "
+            f"rows, got {len(sizes):,} of {sizes.min():,} rows or more; for an alignment raise "
+            "sequence_identity, or pass None to split its rows at random"
+        )
+    return np.flatnonzero(taken[group])
 
 
 def _rows(arrays: Arrays, rows: np.ndarray) -> Arrays:
@@ -93,7 +120,11 @@ def _require_own_size(raw: Raw, own: int, valid_size: int | None) -> None:
 
 
 def _ordered(parts: Mapping[str, Arrays]) -> dict[str, Arrays]:
-    return {split: parts[split] for split in ("train", "valid", "test") if split in parts}
+    return {
+        split: {field: array for field, array in parts[split].items() if field != _GROUP}
+        for split in ("train", "valid", "test")
+        if split in parts
+    }
 
 
 def _sizes(parts: Mapping[str, Arrays], said: str) -> str:

@@ -1,7 +1,14 @@
 """Densities and divergences beyond `numpyro.distributions`, and the checks that every density gets."""
 
+from jaxvae.distributions.autoregressive import Autoregressive
+from jaxvae.distributions.beta import Beta
 from jaxvae.distributions.calls import can_score, log_prob, rsample, sample, sample_with_log_prob
+from jaxvae.distributions.categorical import FloatCategorical
+from jaxvae.distributions.chains import Chain
 from jaxvae.distributions.checks import describe, require_event, require_one_event
+from jaxvae.distributions.class_conditional import ClassConditional
+from jaxvae.distributions.continuous_bernoulli import ContinuousBernoulli
+from jaxvae.distributions.counts import NegativeBinomial, PoissonLogRate, ZeroInflated
 from jaxvae.distributions.discrete import FloatBernoulli, OneHotCategorical
 from jaxvae.distributions.divergences import analytic_entropy, analytic_kl
 from jaxvae.distributions.flows import (
@@ -11,14 +18,34 @@ from jaxvae.distributions.flows import (
     SplineCoupling,
     made_masks,
 )
+from jaxvae.distributions.levels import (
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Levels,
+    require_levels,
+)
+from jaxvae.distributions.mixtures import DiagonalNormalMixture
 
 __all__ = [
+    "Autoregressive",
+    "Beta",
+    "Chain",
+    "ClassConditional",
+    "ContinuousBernoulli",
+    "DiagonalNormalMixture",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FloatBernoulli",
+    "FloatCategorical",
     "Flow",
     "InverseAutoregressive",
+    "Levels",
+    "NegativeBinomial",
     "OneHotCategorical",
     "Planar",
+    "PoissonLogRate",
     "SplineCoupling",
+    "ZeroInflated",
     "analytic_entropy",
     "analytic_kl",
     "can_score",
@@ -26,6 +53,7 @@ __all__ = [
     "log_prob",
     "made_masks",
     "require_event",
+    "require_levels",
     "require_one_event",
     "rsample",
     "sample",

@@ -11,6 +11,7 @@ from numpyro.distributions.util import sum_rightmost
 
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.distributions.checks import describe
+from jaxvae.distributions.class_conditional import ClassConditional
 from jaxvae.distributions.discrete import OneHotCategorical
 from jaxvae.types import InputError
 
@@ -19,7 +20,8 @@ def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, ""]:
     """KL(q || p) in closed form, summed over the event.
 
     `kl = E_q[log q(z) - log p(z)]`, for two normals (diagonal or full), two Laplaces, a Laplace
-    against a normal, two Bernoullis, two categoricals, and what NumPyro knows.
+    against a normal, two Bernoullis, two categoricals, two class-conditional normals,
+    and what NumPyro knows.
 
     Args:
         q: the distribution that the expectation is under.
@@ -90,6 +92,8 @@ def _kl(q: Any, p: Any) -> Array:
             return sum_rightmost(_kl(_peeled(q, shared), _peeled(p, shared)), shared)
         case dist.MultivariateNormal(), dist.Independent() if _is_diagonal_normal(p):
             kl = _kl_full_from_diagonal(q, p.mean, jnp.sqrt(p.variance))
+        case ClassConditional(), ClassConditional():
+            kl = _kl(q.label, p.label) + _expected(q, _kl(q.given_label, p.given_label))
         case dist.Laplace(), dist.Laplace():
             kl = _kl_of_laplaces(q, p)
         case dist.Laplace(), dist.Normal():
@@ -108,6 +112,8 @@ def _entropy(q: Any) -> Array:
             return sum_rightmost(_entropy(q.base_dist), q.reinterpreted_batch_ndims)
         case dist.Normal() | dist.Laplace() | dist.MultivariateNormal():
             entropy = q.entropy()
+        case ClassConditional():
+            entropy = _entropy(q.label) + _expected(q, _entropy(q.given_label))
         case _ if _support(q) is not None:
             entropy = -_finite_sum(q, jnp.zeros(()))
         case _:
@@ -136,6 +142,11 @@ def _kl_full_from_diagonal(q: Any, mean: Array, scale: Array) -> Array:
     squares += jnp.sum(((q.loc - mean) / scale) ** 2, axis=-1)
     diagonal = jnp.diagonal(q.scale_tril, axis1=-2, axis2=-1)
     return (squares - mean.shape[-1]) / 2 + jnp.sum(jnp.log(scale) - jnp.log(diagonal), axis=-1)
+
+
+def _expected(q: ClassConditional, each: Array) -> Array:
+    """The expectation over q(y) of a number for every class."""
+    return jnp.sum(jax.nn.softmax(q.logits) * each, axis=-1)
 
 
 def _kl_of_laplaces(q: Any, p: Any) -> Array:

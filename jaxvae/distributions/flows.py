@@ -198,7 +198,7 @@ def made_masks(
     """Which weights an autoregressive network may use: booleans [fan_in, fan_out], one a layer.
 
     Entry d of x has degree d + 1 (from the other end if `reverse`), context has 0, hidden units
-    take turns from 0 to D - 1. A unit sees units of its own degree or less, an output only those of
+    share out 0 to D - 1 evenly. A unit sees units of its own degree or less, an output only those of
     less, so output d depends on the entries before it and on all of the context.
 
     Args:
@@ -214,11 +214,11 @@ def made_masks(
     [[1, 1], [0, 1]]
 
     Source: Germain et al. (2015), "MADE: masked autoencoder for distribution estimation".
-    Departs from the source: degree 0, for context, and hidden degrees in turn, not at random.
+    Departs from the source: degree 0, for context, and hidden degrees spread evenly, not at random.
     """
     order = np.arange(1, size + 1)
     order = order[::-1] if reverse else order
     degrees = [np.concatenate([order, np.zeros(context_size, int)])]
-    degrees += [np.arange(width) % size for width in hidden]
+    degrees += [np.arange(width) * size // width for width in hidden]
     masks = [below[:, None] <= above for below, above in itertools.pairwise(degrees)]
     return [*masks, degrees[-1][:, None] < order]

@@ -16,7 +16,7 @@ from jaxvae.models.likelihoods import (
     require_event_shape,
 )
 from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
-from jaxvae.networks import MLP, Activation, Initializer
+from jaxvae.networks import Activation, DenseName, Initializer, dense_network
 from jaxvae.types import PRNGKey, require_key, require_positive
 
 
@@ -71,7 +71,8 @@ def vae(
     *,
     latent_dim: int = 16,
     hidden: Sequence[int] = (256, 256),
-    activation: Activation = "tanh",
+    network: DenseName = "mlp",
+    activation: Activation | None = None,
     initializer: Initializer = "lecun_normal",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
@@ -84,7 +85,9 @@ def vae(
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        activation: what follows each hidden layer.
+        network: what the hidden layers are: "mlp", linear layers each followed by the activation;
+            "gated", `(A h + a) * sigmoid(B h + b)`; "residual", `h + W2 act(W1 act(h) + b1) + b2`.
+        activation: the nonlinearity, tanh if not given; "gated" has its own and takes none.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
         posterior: what q(z|x) is, with the prior that belongs to it. Under N(0, I): "diagonal" and
@@ -104,7 +107,9 @@ def vae(
     >>> model.likelihood(jnp.zeros(2)).event_shape
     (8, 8)
 
-    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", appendix C.
+    Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", appendix C; Tomczak and
+    Welling (2018), "VAE with a VampPrior", for gated layers; He et al. (2016), "Identity mappings in
+    deep residual networks".
     """
     require_key(key)
     shape = require_event_shape(event_shape)
@@ -112,11 +117,13 @@ def vae(
     output = make_likelihood(likelihood)
     features = math.prod(feature_shape(output, shape))
     rngs = nnx.Rngs(key)
-    mlp = partial(MLP, activation=activation, initializer=initializer, rngs=rngs)
+    dense = partial(
+        dense_network(network), activation=activation, initializer=initializer, rngs=rngs
+    )
     family = make_posterior(posterior, latent_dim, num_categories=num_categories, rngs=rngs)
     return VAE(
-        mlp(features, hidden, family.num_outputs),
-        mlp(family.size, tuple(reversed(hidden)), output.num_params * math.prod(shape)),
+        dense(features, hidden, family.num_outputs),
+        dense(family.size, tuple(reversed(hidden)), output.num_params * math.prod(shape)),
         output,
         latent_dim=latent_dim,
         event_shape=shape,

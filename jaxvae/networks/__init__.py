@@ -1,5 +1,36 @@
 """Encoders and decoders: functions of one example, as `flax.nnx` modules."""
 
-from jaxvae.networks.dense import MLP, Activation, Initializer, activation_function, linear
+from jaxvae.networks.autoregressive import GRU, MarkovMLP, MaskedMLP
+from jaxvae.networks.convolutional import (
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    ConvolutionalName,
+)
+from jaxvae.networks.dense import (
+    MLP,
+    Activation,
+    GatedMLP,
+    Initializer,
+    activation_function,
+    linear,
+)
+from jaxvae.networks.named import DenseName, dense_network
+from jaxvae.networks.residual import ResidualMLP
 
-__all__ = ["MLP", "Activation", "Initializer", "activation_function", "linear"]
+__all__ = [
+    "GRU",
+    "MLP",
+    "Activation",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
+    "ConvolutionalName",
+    "DenseName",
+    "GatedMLP",
+    "Initializer",
+    "MarkovMLP",
+    "MaskedMLP",
+    "ResidualMLP",
+    "activation_function",
+    "dense_network",
+    "linear",
+]

@@ -15,14 +15,18 @@ from jaxvae.types import InputError, PRNGKey, require_positive
 
 Activation: TypeAlias = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
 Initializer: TypeAlias = Literal["lecun_normal", "glorot_uniform", "fan_in_uniform"]
+Draw: TypeAlias = Callable[..., Array]
+
+DEFAULT_ACTIVATION: Activation = "tanh"
 
 
-def activation_function(name: Activation) -> Callable[[Array], Array]:
-    """The function of `jax.nn` that has this name.
+def activation_function(name: Activation | None) -> Callable[[Array], Array]:
+    """The function of `jax.nn` that has this name; tanh if None.
 
     Raises:
         InputError: the name is not one of `Activation`.
     """
+    name = DEFAULT_ACTIVATION if name is None else name
     if name not in get_args(Activation):
         raise InputError(
             f"activation: expected one of {', '.join(get_args(Activation))}, got {name!r}"
@@ -48,6 +52,18 @@ def linear(
     """
     require_positive(layer_size=fan_in)
     require_positive(layer_size=fan_out)
+    kernel, bias = draws(initializer, fan_in)
+    return nnx.Linear(
+        fan_in, fan_out, kernel_init=kernel, bias_init=bias, dot_general=dot_general, rngs=rngs
+    )
+
+
+def draws(initializer: Initializer, fan_in: int) -> tuple[Draw, Draw]:
+    """How the kernel [fan_in, fan_out] and the biases [fan_out] of a layer are drawn.
+
+    Raises:
+        InputError: the initializer is not known.
+    """
     limit = 1 / math.sqrt(fan_in)
     kernels = {
         "lecun_normal": nnx.initializers.lecun_normal(),
@@ -61,14 +77,34 @@ def linear(
         return jax.random.uniform(key, tuple(shape), dtype, -limit, limit)
 
     biases = uniform if initializer == "fan_in_uniform" else nnx.initializers.zeros_init()
-    return nnx.Linear(
-        fan_in,
-        fan_out,
-        kernel_init=kernels[initializer],
-        bias_init=biases,
-        dot_general=dot_general,
-        rngs=rngs,
-    )
+    return kernels[initializer], biases
+
+
+def require_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """The widths of layers as a tuple.
+
+    Raises:
+        InputError: they are no sequence of positive integers.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Sequence):
+        raise InputError(f"{name}: expected a sequence of widths such as (32, 64), got {widths!r}")
+    for width in widths:
+        require_positive(**{name: width})
+    return tuple(widths)
+
+
+def flat(x: Float[Array, "*event"], size: int) -> Float[Array, "size"]:
+    """One example as a vector.
+
+    Raises:
+        InputError: it has another number of values, such as those of a batch.
+    """
+    if x.size != size:
+        raise InputError(
+            f"x: expected one example of {size} values, got shape {x.shape}; "
+            "jax.vmap the call over a batch axis"
+        )
+    return x.reshape(-1)
 
 
 class MLP(nnx.Module):
@@ -78,7 +114,7 @@ class MLP(nnx.Module):
         in_features: size of the flattened input.
         hidden: width of each hidden layer; `()` makes the network linear.
         out_features: size of the output.
-        activation: what follows each hidden layer.
+        activation: what follows each hidden layer; tanh if None.
         initializer: how the initial weights are drawn, see `linear`.
         rngs: where they come from.
     """
@@ -89,17 +125,11 @@ class MLP(nnx.Module):
         hidden: Sequence[int],
         out_features: int,
         *,
-        activation: Activation = "tanh",
+        activation: Activation | None = None,
         initializer: Initializer = "lecun_normal",
         rngs: nnx.Rngs,
     ):
-        if not isinstance(hidden, Sequence):
-            raise InputError(
-                f"hidden: expected a sequence of widths such as (256, 256), got {hidden!r}"
-            )
-        for width in hidden:
-            require_positive(hidden=width)
-        sizes = (in_features, *hidden, out_features)
+        sizes = (in_features, *require_widths("hidden", hidden), out_features)
         self.layers = nnx.List(
             linear(fan_in, fan_out, initializer=initializer, rngs=rngs)
             for fan_in, fan_out in itertools.pairwise(sizes)
@@ -108,13 +138,77 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "out_features"]:
         """Map one example, of any shape, to a vector."""
-        expected = self.layers[0].in_features
-        if x.size != expected:
-            raise InputError(
-                f"x: expected one example of {expected} values, got shape {x.shape}; "
-                "jax.vmap the call over a batch axis"
-            )
-        h = x.reshape(-1)
+        h = flat(x, self.layers[0].in_features)
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
         return self.layers[-1](h)
+
+
+class Gated(nnx.Module):
+    """One gated layer: `(A h + a) * sigmoid(B h + b)`.
+
+    Source: Dauphin et al. (2017), "Language modeling with gated convolutional networks".
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        initializer: Initializer = "lecun_normal",
+        rngs: nnx.Rngs,
+    ):
+        self.value = linear(in_features, out_features, initializer=initializer, rngs=rngs)
+        self.gate = linear(in_features, out_features, initializer=initializer, rngs=rngs)
+
+    def __call__(self, h: Float[Array, "in_features"]) -> Float[Array, "out_features"]:
+        """Values times gates."""
+        return self.value(h) * jax.nn.sigmoid(self.gate(h))
+
+
+class GatedMLP(nnx.Module):
+    """Fully connected network of gated layers: `h <- (A h + a) * sigmoid(B h + b)`, linear output.
+
+    Args:
+        in_features: size of the flattened input.
+        hidden: width of each hidden layer; `()` makes the network linear.
+        out_features: size of the output.
+        activation: None; the gates are the nonlinearity.
+        initializer: how the initial weights are drawn, see `linear`.
+        rngs: where they come from.
+
+    Raises:
+        InputError: an activation is given, or a size is not usable.
+
+    Source: Tomczak and Welling (2018), "VAE with a VampPrior", for the gated layers in a VAE.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        activation: Activation | None = None,
+        initializer: Initializer = "lecun_normal",
+        rngs: nnx.Rngs,
+    ):
+        if activation is not None:
+            raise InputError(
+                "activation: has no effect on a gated network, whose gates are the nonlinearity, "
+                f"got {activation!r}; leave it out"
+            )
+        sizes = (in_features, *require_widths("hidden", hidden))
+        self.layers = nnx.List(
+            Gated(fan_in, fan_out, initializer=initializer, rngs=rngs)
+            for fan_in, fan_out in itertools.pairwise(sizes)
+        )
+        self.last = linear(sizes[-1], out_features, initializer=initializer, rngs=rngs)
+        self.in_features = in_features
+
+    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "out_features"]:
+        """Map one example, of any shape, to a vector."""
+        h = flat(x, self.in_features)
+        for layer in self.layers:
+            h = layer(h)
+        return self.last(h)

@@ -27,12 +27,10 @@ def how_shown(model: Model) -> Shown:
     """What of p(x|z) can be shown for this model."""
     found: list[Shown] = []
 
-    def one() -> Array:
-        likelihood = model.likelihood(jnp.zeros(model.prior().event_shape))
-        found.append(_how(likelihood))
-        return jnp.zeros(())
+    def one(key: PRNGKey) -> None:
+        found.append(_how(model.likelihood(sample(model.prior(), key))))
 
-    jax.eval_shape(one)
+    jax.eval_shape(one, jax.random.key(0))
     return found[0]
 
 

@@ -1,7 +1,6 @@
 """The configuration of a run, and what it stands for: data, model, objective, optimiser."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -9,22 +8,21 @@ import jax
 import optax
 from numpyro.distributions import constraints
 
-from jaxvae import objectives
+from jaxvae.batching import stream_key
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.networks import Activation, Initializer
+from jaxvae.runs.method import make_method, with_estimator
 from jaxvae.runs.models import (
     ModelName,
-    can_differentiate_latents,
-    has_closed_kl,
     make_model,
+    started_from_data,
     support_of,
-    traced,
     with_defaults,
 )
 from jaxvae.sampling import KL
-from jaxvae.training import learning_rate_schedule, linear_warmup, make_step
+from jaxvae.training import learning_rate_schedule
 from jaxvae.training.schedules import Decay, require_within
 from jaxvae.training.step import Step
 from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
@@ -40,8 +38,41 @@ MODEL_OPTIONS = (
     "likelihood",
     "posterior",
     "num_categories",
+    "network",
+    "channels",
+    "decoder",
+    "order",
+    "layer_dims",
+    "upper_hidden",
+    "num_components",
+    "covariance",
+    "num_pseudo_inputs",
+    "num_flows",
+    "variance",
+    "classifier_hidden",
+    "num_batches",
 )
 """The values of a configuration that are options of its model."""
+
+OF_GRADIENTS = (
+    "objective",
+    "num_samples",
+    "kl",
+    "gradient",
+    "free_bits",
+    "beta",
+    "kl_warmup_steps",
+    "num_labels",
+    "label_weight",
+    "batch_size",
+    "learning_rate",
+    "learning_rate_decay",
+    "learning_rate_warmup_steps",
+)
+"""Those that EM does not use."""
+
+BETA = 4.0
+"""Of beta_vae, where none is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +109,36 @@ class TrainConfig:
     """What q(z|x) is, with the prior that belongs to it."""
     num_categories: int | None = None
     """Classes of each latent of a categorical posterior."""
+    network: str | None = None
+    """Kind of layers: mlp, gated or residual; of a conv_vae, see its factory."""
+    channels: tuple[int, ...] | None = None
+    """Channels of the convolutions, each of which halves the image; the decoder has them in reverse."""
+    decoder: Literal["made", "recurrent", "markov"] | None = None
+    """What gives each value of x from those before it."""
+    order: int | None = None
+    """How many values before it a Markov decoder sees."""
+    layer_dims: tuple[int, ...] | None = None
+    """Sizes of the layers of latents, the lowest first."""
+    upper_hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers between one layer of latents and the next."""
+    num_components: int | None = None
+    """Components of a mixture."""
+    covariance: Literal["full", "diagonal", "spherical"] | None = None
+    """Of each component of a mixture."""
+    num_pseudo_inputs: int | None = None
+    """Pseudo-inputs of a VampPrior."""
+    num_flows: int | None = None
+    """Flows of a flow prior."""
+    variance: float | None = None
+    """Of the noise of a linear model; learned if not given."""
+    classifier_hidden: tuple[int, ...] | None = None
+    """Widths of a classifier's hidden layers; those of the encoder if not given."""
+    num_batches: int | None = None
+    """Batches of the experiment that counts come from, which the labels then are."""
 
+    fit: Literal["gradient", "em"] = "gradient"
+    """How the model is fitted: by gradients, or by EM where its posterior is known exactly; a step
+    of EM sees all training examples."""
     objective: Literal["elbo", "iwae"] = "elbo"
     """The bound to maximise."""
     num_samples: int = 1
@@ -91,10 +151,16 @@ class TrainConfig:
     given, pathwise; for latents that have no path, the exact sum (or vimco, under iwae)."""
     free_bits: float = 0.0
     """Nats of each latent that cost the ELBO nothing more."""
-    beta: float = 1.0
-    """Weight of the rate in the ELBO that training ascends; reports stay unweighted."""
+    beta: float | None = None
+    """Weight of the rate in the ELBO that training ascends (if not given, 1; of beta_vae 4); reports
+    stay unweighted."""
     kl_warmup_steps: int = 0
     """Steps over which that weight rises from 0 to beta."""
+    num_labels: int | None = None
+    """How many training examples a semi-supervised model keeps the labels of, as many of each class
+    (if not given, 10 a class)."""
+    label_weight: float | None = None
+    """Weight of their classification beside one unlabelled example (if not given, 100)."""
 
     batch_size: int = 128
     """Examples a step."""
@@ -128,20 +194,22 @@ class TrainConfig:
         )
         if self.seed < 0:
             raise InputError(f"seed: expected an integer of at least 0, got {self.seed}")
-        if not 0 <= self.beta < float("inf"):
+        if self.beta is not None and not 0 <= self.beta < float("inf"):
             raise InputError(f"beta: expected a finite number of at least 0, got {self.beta}")
         require_within("kl_warmup_steps", self.kl_warmup_steps, self.total_steps)
         self.learning_rates()
         if self.objective == "iwae":
-            self._refuse_without_effect(
+            self.refuse_without_effect(
                 "the importance-weighted bound has no separate rate",
                 "free_bits",
                 "beta",
                 "kl_warmup_steps",
                 "kl",
             )
+        if self.fit == "em":
+            self.refuse_without_effect("EM takes whole steps on all examples", *OF_GRADIENTS)
         if self.beta == 0:
-            self._refuse_without_effect("it rises to beta = 0", "kl_warmup_steps")
+            self.refuse_without_effect("it rises to beta = 0", "kl_warmup_steps")
         every = self.eval_every_steps
         if every is None:
             every = max(1, self.total_steps // 20)
@@ -151,9 +219,17 @@ class TrainConfig:
                 f"got {every}"
             )
         resolved = with_defaults(self, MODEL_OPTIONS)
-        return dataclasses.replace(resolved, eval_every_steps=every)
+        beta = self.beta
+        if beta is None:
+            beta = BETA if self.model == "beta_vae" else 1.0
+        return dataclasses.replace(resolved, eval_every_steps=every, beta=beta)
 
-    def _refuse_without_effect(self, why: str, *names: str) -> None:
+    def refuse_without_effect(self, why: str, *names: str) -> None:
+        """Refuse values other than their defaults.
+
+        Raises:
+            InputError: one of these was given.
+        """
         for name in names:
             default = type(self).__dataclass_fields__[name].default
             if (value := getattr(self, name)) != default:
@@ -199,6 +275,7 @@ def build(config: TrainConfig) -> Parts:
     """
     config = config.resolved()
     weights_key, _, data_key, _ = config.keys()
+    start_key, label_key = (stream_key(weights_key, i) for i in range(2))
     dataset = _load(config, data_key)
     rows = len(dataset.splits["train"]["x"])
     if config.batch_size > rows:
@@ -208,15 +285,13 @@ def build(config: TrainConfig) -> Parts:
         )
     model = make_model(weights_key, config, MODEL_OPTIONS, dataset)
     dataset = _fitting(dataset, support_of(model, dataset), config)
+    model = started_from_data(start_key, model, dataset)
     config = dataclasses.replace(config, binarize=dataset.binarize)
-    config = _with_estimator(config, model, dataset)
-    objective, schedules = _objective(config)
-    # What the objective would refuse when it is traced is refused before anything is written.
-    key = jax.random.key(0)  # shapes alone are computed: no draw is made
-    traced(lambda m, x: objective(key, m, x), model, dataset)
-    optimizer = optax.adam(config.learning_rates())
-    step = make_step(objective, optimizer, schedules=schedules)
-    return Parts(config, dataset, model, objective, optimizer, step)
+    config = with_estimator(config, model, dataset)
+    if config.fit == "em":
+        config = dataclasses.replace(config, batch_size=rows)
+    method = make_method(config, model, dataset, label_key)
+    return Parts(config, dataset, model, *method)
 
 
 def _load(config: TrainConfig, key: PRNGKey) -> Dataset:
@@ -237,37 +312,6 @@ def _fitting(dataset: Dataset, support: constraints.Constraint, config: TrainCon
         dataset = dataclasses.replace(dataset, binarize="dynamic", support=constraints.boolean)
     require_support(dataset, support)
     return dataset
-
-
-def _with_estimator(config: TrainConfig, model: Model, dataset: Dataset) -> TrainConfig:
-    """Fill in how rate and gradient are computed, by what the model's latents allow."""
-    gradient, kl = config.gradient, config.kl
-    if gradient is None:
-        discrete = "vimco" if config.objective == "iwae" else "enumerate"
-        gradient = "pathwise" if can_differentiate_latents(model, dataset) else discrete
-    if kl is None and config.objective == "elbo":
-        kl = "analytic" if has_closed_kl(model, dataset) else "monte_carlo"
-    return dataclasses.replace(config, gradient=gradient, kl=kl)
-
-
-def _objective(config: TrainConfig) -> tuple[Objective, dict[str, optax.Schedule]]:
-    assert config.gradient is not None
-    if config.objective == "iwae":
-        iwae = partial(objectives.iwae, num_samples=config.num_samples, gradient=config.gradient)
-        return iwae, {}
-    assert config.kl is not None  # filled in by `_with_estimator`
-    elbo = partial(
-        objectives.elbo,
-        num_samples=config.num_samples,
-        kl=config.kl,
-        gradient=config.gradient,
-        free_bits=config.free_bits,
-    )
-    if config.kl_warmup_steps == 0:
-        return partial(elbo, beta=config.beta), {}
-    warmup = linear_warmup(config.kl_warmup_steps, config.total_steps, end=config.beta)
-    # Validation is on the scale that training ends at, whatever the step: full weight.
-    return partial(elbo, beta=config.beta), {"beta": warmup}
 
 
 def from_json(values: dict[str, Any], where: Path) -> TrainConfig:

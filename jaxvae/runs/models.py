@@ -12,10 +12,30 @@ from numpyro.distributions import constraints
 from jaxvae import models
 from jaxvae.binding import Conditional, bind
 from jaxvae.data import Dataset
-from jaxvae.distributions import analytic_kl
+from jaxvae.distributions import analytic_kl, sample
+from jaxvae.models.likelihoods import make_likelihood
+from jaxvae.training import observe_split
 from jaxvae.types import InputError, Model, PRNGKey
 
-ModelName: TypeAlias = Literal["vae",]
+ModelName: TypeAlias = Literal[
+    "vae",
+    "beta_vae",
+    "conv_vae",
+    "conditional_vae",
+    "gmvae",
+    "vampprior",
+    "flow_prior_vae",
+    "ssvae",
+    "ppca",
+    "factor_analysis",
+    "ica",
+    "gaussian_mixture",
+    "hierarchical",
+    "ladder",
+    "autoregressive",
+    "sequence_vae",
+    "count_vae",
+]
 
 Factory: TypeAlias = Callable[..., Any]
 
@@ -80,10 +100,17 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
         name: _of_the_data(name, config.model, dataset) for name in OF_THE_DATA if name in options
     }
     if given.get("likelihood") == "categorical":
-        given["likelihood"] = models.make_likelihood(
+        given["likelihood"] = make_likelihood(
             "categorical", num_categories=_of_the_data("num_symbols", config.model, dataset)
         )
     return factory(key, dataset.event_shape, **given)
+
+
+def started_from_data(key: PRNGKey, model: Any, dataset: Dataset) -> Any:
+    """The model at the scale of the training rows, where it knows how to begin there."""
+    if not hasattr(model, "initialized"):
+        return model
+    return model.initialized(key, observe_split(key, dataset, "train"))
 
 
 def _of_the_data(name: str, model: str, dataset: Dataset) -> int:
@@ -137,10 +164,9 @@ def support_of(model: Any, dataset: Dataset) -> Any:
     """The support of one value of x under p(x|z)."""
     found = []
 
-    def likelihood(m: Model, x: Any) -> Any:
-        z = jnp.zeros(m.prior().event_shape)
-        found.append(m.likelihood(z).support)
-        return z
+    def likelihood(m: Model, x: Any) -> None:
+        del x
+        found.append(m.likelihood(sample(m.prior(), jax.random.key(0))).support)
 
     traced(likelihood, model, dataset)
     support = found[0]

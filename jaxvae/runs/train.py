@@ -17,6 +17,7 @@ from jaxvae import evaluation, objectives
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.folder import RunFolder, environment
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
+from jaxvae.semi_supervised import Classifying
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import make_validation, no_metrics, observe_batch, record_of
@@ -220,7 +221,21 @@ def evaluate(
         "ess": float(np.mean(likelihood.ess)),
         "active_units": units.count,
         "latent_dim": len(units.variance),
+        **_more(model, xs),
     }
+
+
+def _more(model: Any, xs: dict[str, Array]) -> dict[str, Any]:
+    """What models of some kinds know besides: the exact evidence, the classes."""
+    more: dict[str, Any] = {}
+    if hasattr(model, "log_evidence"):
+        evidence = np.asarray(jax.jit(jax.vmap(model.log_evidence))(xs["x"]))
+        more["exact_log_likelihood"] = evaluation.mean_and_error(evidence)
+    if isinstance(model, Classifying) and "label" in xs:
+        found = evaluation.classification(model, xs["x"], np.asarray(xs["label"]))
+        more["accuracy"] = found.accuracy, found.standard_error
+        more["confusion"] = found.confusion.tolist()
+    return more
 
 
 def moment_samples(parts: Parts) -> int | None:

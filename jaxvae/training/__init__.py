@@ -1,5 +1,6 @@
 """Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
 
+from jaxvae.training.em import make_em_step
 from jaxvae.training.loop import fit, observe_split, stages
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
@@ -12,6 +13,7 @@ __all__ = [
     "init",
     "learning_rate_schedule",
     "linear_warmup",
+    "make_em_step",
     "make_step",
     "observe_split",
     "stages",

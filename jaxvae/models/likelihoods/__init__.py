@@ -1,7 +1,5 @@
 """From the decoder's output to p(x|z): what x is made of. One file a kind of data."""
 
-from typing import Literal, TypeAlias, get_args
-
 from jaxvae.models.likelihoods.base import (
     Likelihood,
     feature_shape,
@@ -9,39 +7,48 @@ from jaxvae.models.likelihoods.base import (
     variance_of,
 )
 from jaxvae.models.likelihoods.bits import Bernoulli, BernoulliLogits, softplus
-from jaxvae.models.likelihoods.reals import Gaussian
-from jaxvae.types import InputError
+from jaxvae.models.likelihoods.classes import Categorical
+from jaxvae.models.likelihoods.counts import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from jaxvae.models.likelihoods.grey import (
+    Beta,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+)
+from jaxvae.models.likelihoods.named import LikelihoodName, make_likelihood
+from jaxvae.models.likelihoods.reals import (
+    FixedGaussian,
+    Gaussian,
+    GaussianPerValue,
+    Laplace,
+    StudentT,
+)
 
 __all__ = [
     "Bernoulli",
     "BernoulliLogits",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "FixedGaussian",
     "Gaussian",
+    "GaussianPerValue",
+    "Laplace",
     "Likelihood",
     "LikelihoodName",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
     "feature_shape",
     "make_likelihood",
     "require_event_shape",
     "softplus",
     "variance_of",
 ]
-
-LikelihoodName: TypeAlias = Literal["bernoulli", "gaussian"]
-
-_LIKELIHOODS = {"bernoulli": Bernoulli, "gaussian": Gaussian}
-
-
-def make_likelihood(likelihood: LikelihoodName | Likelihood) -> Likelihood:
-    """The likelihood of this name, with its defaults; or the one that is given.
-
-    Raises:
-        InputError: the name is not one of `LikelihoodName`.
-    """
-    if not isinstance(likelihood, str) and isinstance(likelihood, Likelihood):
-        return likelihood
-    if likelihood not in _LIKELIHOODS:
-        expected = " or ".join(f'"{choice}"' for choice in get_args(LikelihoodName))
-        raise InputError(
-            f"likelihood: expected {expected}, or a module of jaxvae.models.likelihoods, "
-            f"got {likelihood!r}"
-        )
-    return _LIKELIHOODS[likelihood]()

@@ -1,5 +1,6 @@
 """What a likelihood is: how many numbers a value of x takes, its support, and p(x|z) itself."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -23,8 +24,11 @@ class Likelihood(Protocol):
 
     num_params: int
     """P: how many numbers the decoder gives for each value of x."""
-    support: Constraint
-    """Where one value of x lies; data of another support are refused."""
+
+    @property
+    def support(self) -> Constraint:
+        """Where one value of x lies; data of another support are refused."""
+        ...
 
     def features(self, x: Float[Array, "*event"], /) -> Float[Array, "..."]:
         """What an encoder sees of one example: of the same or another shape, about unit size."""
@@ -62,3 +66,18 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
             f"event_shape: expected a tuple of positive integers such as (28, 28), got {event_shape!r}"
         )
     return shape
+
+
+def require_number(name: str, value: float, *, above: float) -> float:
+    """The value as a float, if it is a finite number above the limit.
+
+    Raises:
+        InputError: it is not; the message names the argument.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (above < value < math.inf)
+    ):
+        raise InputError(f"{name}: expected a finite number above {above}, got {value!r}")
+    return float(value)

@@ -1,0 +1,101 @@
+"""The free energy: a bound on log p(x) for any q, exact in its expectations, of one example."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxvae.distributions import OneHotCategorical, analytic_kl, describe, log_prob
+from jaxvae.relaxations import states
+from jaxvae.sampling import log_likelihood, require_latents
+from jaxvae.types import InputError, Model, Terms
+
+
+@runtime_checkable
+class Solvable(Protocol):
+    """A model whose posterior is known: `exact_posterior(x)` is p(z|x)."""
+
+    def exact_posterior(self, x: Float[Array, "*event"], /) -> Distribution:
+        """p(z|x)."""
+        ...
+
+
+def free_energy(model: Model, q: Distribution, x: Float[Array, "*event"]) -> Terms:
+    """`F(q, model) = E_q[log p(x, z)] + H(q)` of one example, without samples.
+
+    `F = -(distortion + rate)`, `distortion = -E_q[log p(x|z)]`, `rate = KL(q || p(z))`. It is at most
+    log p(x), and equal to it where q = p(z|x); there its gradient in the model, at a fixed q, is that
+    of log p(x) (Fisher's identity). The expectation is the model's `expected_log_likelihood(q, x)`
+    where it has one, or else that of `expectation`.
+
+    Args:
+        model: any object with `prior` and `likelihood`.
+        q: over one latent.
+        x: one example.
+
+    Returns:
+        `Terms` of scalars, nats.
+
+    Raises:
+        InputError: no closed form of the rate, or no exact rule for the expectation, is known.
+
+    >>> import jaxvae as jv
+    >>> model, x = jv.models.ppca(jax.random.key(0), (3,), latent_dim=1), jnp.ones(3)
+    >>> terms = free_energy(model, model.exact_posterior(x), x)
+    >>> bool(jnp.allclose(terms.bound, model.log_evidence(x), rtol=1e-5))
+    True
+
+    Source: Neal and Hinton (1998), "A view of the EM algorithm that justifies incremental, sparse,
+    and other variants".
+    """
+    p = model.prior()
+    require_latents(q, p)
+    known = getattr(model, "expected_log_likelihood", None)
+    if known is None:
+        known = partial(_expected_log_likelihood, model)
+    distortion = -known(q, x)
+    rate = analytic_kl(q, p)
+    bound = -(distortion + rate)
+    return Terms(bound, bound, distortion, rate)
+
+
+def _expected_log_likelihood(model: Model, q: Distribution, x: Array) -> Float[Array, ""]:
+    return expectation(q, lambda z: log_likelihood(model, x, z))
+
+
+def expectation(q: Distribution, function: Callable[[Array], Array]) -> Float[Array, ""]:
+    """`E_q[function(z)]` of one latent by a sum over points, without samples.
+
+    Bits and one-hot vectors: over all their states. Normal distributions: over the 2 D points
+    `mean +- sqrt(D) L e_d`, alike in weight, which is exact for polynomials of degree up to three in
+    z, so for the log-likelihood of a linear decoder with normal noise, and an approximation for
+    other functions.
+
+    Raises:
+        InputError: q is of neither kind, or has more than 4,096 states.
+
+    Source: Arasaratnam and Haykin (2009), "Cubature Kalman filters", for the 2 D points.
+    """
+    base = q.base_dist if isinstance(q, dist.Independent) else q
+    if isinstance(base, OneHotCategorical | dist.BernoulliLogits):
+        points = jnp.asarray(states(q), jnp.float32)
+        probs = jnp.exp(jax.vmap(lambda z: log_prob(q, z))(points))
+        values = jax.vmap(function)(points)
+        return jnp.sum(jnp.where(probs > 0, probs * values, 0.0))
+    if isinstance(base, dist.MultivariateNormal):
+        mean, tril = base.loc, base.scale_tril
+    elif isinstance(base, dist.Normal) and q.event_dim == 1:
+        mean, tril = jnp.asarray(q.mean), jnp.diag(jnp.sqrt(jnp.asarray(q.variance)))
+    else:
+        raise InputError(
+            "exact_posterior: expected a normal distribution, bits or one-hot vectors, whose "
+            f"expectations are finite sums, got {describe(q)}"
+        )
+    steps = jnp.sqrt(mean.size) * tril.T
+    points = jnp.concatenate([mean[None] + steps, mean[None] - steps])
+    return jnp.mean(jax.vmap(function)(points))

@@ -1,0 +1,151 @@
+"""The two half steps of EM, on all examples at once: q from the model, the model from q."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxvae.inference.free_energy import Solvable, free_energy
+from jaxvae.types import InputError, Model, Terms, require_positive
+
+MStep: TypeAlias = Callable[[Any, Distribution, Array, Array], Any]
+"""`(model, qs, xs, weights) -> model`: `qs` is a distribution with a leading axis N in its arrays."""
+
+
+class HalfSteps(NamedTuple):
+    """One step of EM: what it made, and the free energy of every example after each half of it."""
+
+    model: Any
+    opt_state: optax.OptState
+    after_e: Terms
+    """[N], at the exact posterior of the model before: `bound` is its log p(x)."""
+    after_m: Terms
+    """[N], of the new model at the same q."""
+
+
+Update: TypeAlias = Callable[[Any, Any, Array, Array], HalfSteps]
+
+
+def make_update(
+    model: Model,
+    *,
+    m_step: MStep | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    num_updates: int | None = None,
+) -> Update:
+    """The pure EM step `(model, opt_state, xs, weights) -> HalfSteps` of a kind of model.
+
+    Args:
+        model: one of the kind; its values do not matter.
+        m_step: your own M-step.
+        optimizer: for an M-step by gradient.
+        num_updates: of the optimizer in each M-step; 10 by default.
+
+    Raises:
+        InputError: the model has no exact posterior, or no way to an M-step, or there are two.
+    """
+    if not isinstance(model, Solvable):
+        raise InputError(
+            f"model: expected one with exact_posterior(x), got {type(model).__name__}; where p(z|x) "
+            "is not known, train an encoder with jv.training"
+        )
+    if m_step is not None and optimizer is not None:
+        raise InputError("optimizer: has no effect beside your own m_step; leave one of them out")
+    if optimizer is None and num_updates is not None:
+        raise InputError("num_updates: has no effect without an optimizer; leave it out")
+    own = m_step or getattr(type(model), "m_step", None)
+    if optimizer is not None:
+        _require_module(model)
+        updates = 10 if num_updates is None else num_updates
+        require_positive(num_updates=updates)
+    elif own is None:
+        raise InputError(
+            f"m_step: {type(model).__name__} has no closed form of its own; pass an optimizer for an "
+            "M-step by gradient, such as optax.adam(1e-2), or an m_step"
+        )
+
+    def update(model: Any, opt_state: Any, xs: Array, weights: Array) -> HalfSteps:
+        with jax.default_matmul_precision("highest"):
+            qs = jax.vmap(model.exact_posterior)(xs)
+            after_e = free_energies(model, qs, xs)
+            if optimizer is not None:
+                new, opt_state = gradient_m_step(
+                    model, opt_state, qs, xs, weights, optimizer, num_updates=updates
+                )
+            else:
+                assert own is not None
+                new = own(model, qs, xs, weights)
+            return HalfSteps(new, opt_state, after_e, free_energies(new, qs, xs))
+
+    return update
+
+
+def free_energies(model: Model, qs: Distribution, xs: Float[Array, "N *event"]) -> Terms:
+    """`free_energy` of every example: Terms of [N], nats."""
+    return jax.vmap(free_energy, (None, 0, 0))(model, qs, xs)
+
+
+def gradient_m_step(
+    model: Any,
+    opt_state: optax.OptState,
+    qs: Distribution,
+    xs: Float[Array, "N *event"],
+    weights: Float[Array, "N"],
+    optimizer: optax.GradientTransformation,
+    *,
+    num_updates: int,
+) -> tuple[Any, optax.OptState]:
+    """The best of the models that the optimizer passes through, so that F does not fall.
+
+    It ascends `sum_i weights_i F(q_i, model) / sum_i weights_i` at fixed q, a generalised M-step: if no
+    model on the way is better, the one that it started from is kept.
+
+    Returns:
+        The model, and the state of the optimizer after `num_updates` updates.
+
+    Source: Neal and Hinton (1998), "A view of the EM algorithm that justifies incremental, sparse,
+    and other variants".
+    """
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    qs = jax.lax.stop_gradient(qs)
+
+    def loss(params: Any) -> Float[Array, ""]:
+        bounds = free_energies(nnx.merge(graph, params, rest), qs, xs).bound
+        return -(weights @ bounds) / jnp.sum(weights)
+
+    def keep(best: tuple[Any, Array], params: Any, value: Array) -> tuple[Any, Array]:
+        better = value < best[1]
+        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best[0])
+        return kept, jnp.where(better, value, best[1])
+
+    def one(carry: Any, _: None) -> tuple[Any, None]:
+        params, opt_state, best = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        best = keep(best, params, value)
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes int and float
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, best), None
+
+    start = params, opt_state, (params, jnp.asarray(jnp.inf))
+    (params, opt_state, best), _ = jax.lax.scan(one, start, length=num_updates)
+    best, _ = keep(best, params, loss(params))
+    return nnx.merge(graph, best, rest), opt_state
+
+
+def start_optimizer(model: Model, optimizer: optax.GradientTransformation | None) -> Any:
+    """The state of the optimizer before the first M-step, `()` where there is none."""
+    return () if optimizer is None else optimizer.init(nnx.state(_require_module(model), nnx.Param))
+
+
+def _require_module(model: Any) -> nnx.Module:
+    if not isinstance(model, nnx.Module):
+        raise InputError(
+            f"model: expected a flax.nnx.Module, whose nnx.Params an optimizer can train, got "
+            f"{type(model).__name__}"
+        )
+    return model

@@ -1,0 +1,223 @@
+"""The conditional VAE: a class y is known, and x is made of it and of a continuous z."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from flax import nnx
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from jaxvae.models.likelihoods import (
+    Likelihood,
+    LikelihoodName,
+    feature_shape,
+    make_likelihood,
+    require_event_shape,
+)
+from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
+from jaxvae.networks import Activation, DenseName, Initializer, dense_network
+from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+
+Label: TypeAlias = int | Int[Array, ""]
+
+
+class ConditionalVAE(nnx.Module):
+    """p(z), q(z|x, y) and p(x|z, y) of a class y; `given(y)` is the plain model with y bound.
+
+    A model only once the class is bound: batches of `jaxvae.training` and `jaxvae.evaluation` bring
+    it as `label`.
+
+    Args:
+        encoder: `[output.features(x), one-hot y]` as one vector -> what `family` takes.
+        decoder: `[z, one-hot y]` -> the P numbers for each value of x, [P, *event].
+        output: the likelihood, [P, *event] -> p(x|z, y).
+        num_classes: C.
+        latent_dim: D.
+        event_shape: shape of one example.
+        family: q(z|x, y) and the prior that belongs to it; a diagonal normal under N(0, I) if not
+            given.
+
+    Source: Sohn, Lee and Yan (2015), "Learning structured output representation using deep
+    conditional generative models". Departs from the source: the prior p(z) does not depend on y.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Array], Array],
+        decoder: Callable[[Array], Array],
+        output: Likelihood,
+        *,
+        num_classes: int,
+        latent_dim: int,
+        event_shape: tuple[int, ...],
+        family: Posterior | None = None,
+    ):
+        self.encoder, self.decoder, self.output = encoder, decoder, output
+        self.family = Diagonal(latent_dim) if family is None else family
+        self.num_classes, self.latent_dim = num_classes, latent_dim
+        self.event_shape = event_shape
+
+    def given(self, y: Label) -> "GivenClass":
+        """The plain model p(z), q(z|x, y), p(x|z, y) of one class: its bounds are on log p(x|y).
+
+        Args:
+            y: the class, an integer from 0 to C - 1. A traced one is trusted to be in range; check
+                arrays of labels with `require_labels` beforehand.
+
+        Raises:
+            InputError: y is no integer, or not a class.
+        """
+        return GivenClass(self, _require_label(y, self.num_classes))
+
+
+class GivenClass(NamedTuple):
+    """A conditional VAE with the class bound: a plain model, and a pytree."""
+
+    model: ConditionalVAE
+    y: Int[Array, ""]
+
+    def prior(self) -> dist.Distribution:
+        """p(z), the same for every class."""
+        return self.model.family.prior()
+
+    def posterior(self, x: Float[Array, "*event"]) -> dist.Distribution:
+        """q(z|x, y) = family(encoder([features(x), one-hot y]))."""
+        model = self.model
+        return model.family(model.encoder(self._with_class(model.output.features(x))))
+
+    def likelihood(self, z: Float[Array, "D"]) -> dist.Distribution:
+        """p(x|z, y) = output(decoder([z, one-hot y]))."""
+        model = self.model
+        params = model.decoder(self._with_class(z))
+        return model.output(params.reshape(model.output.num_params, *model.event_shape))
+
+    def _with_class(self, values: Array) -> Float[Array, "N+C"]:
+        one_hot = jax.nn.one_hot(self.y, self.model.num_classes, dtype=values.dtype)
+        return jnp.concatenate([values.reshape(-1), one_hot])
+
+
+def conditional_vae(
+    key: PRNGKey,
+    event_shape: Sequence[int],
+    *,
+    num_classes: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (256, 256),
+    network: DenseName = "mlp",
+    activation: Activation | None = None,
+    initializer: Initializer = "lecun_normal",
+    likelihood: LikelihoodName | Likelihood = "bernoulli",
+    posterior: PosteriorName = "diagonal",
+    num_categories: int | None = None,
+) -> ConditionalVAE:
+    """A conditional VAE with fully connected encoder and decoder, the decoder's layers mirrored.
+
+    Args:
+        key: one typed key, for the initial weights.
+        event_shape: shape of one example, without a batch axis.
+        num_classes: C, at least 2.
+        latent_dim: D, the size of z.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        network: what the hidden layers are, see `jaxvae.models.vae`.
+        activation: the nonlinearity, tanh if not given; network="gated" takes none.
+        initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
+        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        posterior: what q(z|x, y) is, with the prior that belongs to it, see `jaxvae.models.vae`.
+        num_categories: of each categorical latent; for posterior="categorical" alone.
+
+    Returns:
+        A model of x given a class, a pytree; `model.given(y)` is the plain model of one class.
+
+    Raises:
+        InputError: an argument is out of its range; the message names it.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.conditional_vae(
+    ...     jax.random.key(0), (8, 8), num_classes=10, latent_dim=2, hidden=(16,)
+    ... )
+    >>> model.given(3).likelihood(jnp.zeros(2)).event_shape
+    (8, 8)
+    >>> batch = {"x": jnp.ones((2, 8, 8)), "label": jnp.array([0, 3])}
+    >>> jv.evaluation.log_likelihood(jax.random.key(1), model, batch, num_samples=5).estimate.shape
+    (2,)
+
+    Source: Sohn, Lee and Yan (2015), "Learning structured output representation using deep
+    conditional generative models". Departs from the source: the prior p(z) does not depend on y.
+    """
+    require_key(key)
+    shape = require_event_shape(event_shape)
+    require_positive(latent_dim=latent_dim)
+    _require_num_classes(num_classes)
+    output = make_likelihood(likelihood)
+    features = math.prod(feature_shape(output, shape))
+    rngs = nnx.Rngs(key)
+    dense = partial(
+        dense_network(network), activation=activation, initializer=initializer, rngs=rngs
+    )
+    family = make_posterior(posterior, latent_dim, num_categories=num_categories, rngs=rngs)
+    num_params = output.num_params * math.prod(shape)
+    return ConditionalVAE(
+        dense(features + num_classes, hidden, family.num_outputs),
+        dense(family.size + num_classes, tuple(reversed(hidden)), num_params),
+        output,
+        num_classes=num_classes,
+        latent_dim=latent_dim,
+        event_shape=shape,
+        family=family,
+    )
+
+
+def require_labels(labels: Any, num_classes: int) -> Int[np.ndarray, "N"]:
+    """Labels [N] as a NumPy array, every one of them a class.
+
+    Compiled code cannot look at values, and would take a label that is no class for "none of them":
+    call this on the whole array before.
+
+    Args:
+        labels: integers from 0 to C - 1, of shape [N].
+        num_classes: C, at least 2.
+
+    Raises:
+        InputError: they are no integers, have another shape, or one is no class.
+
+    >>> require_labels([0, 2, 1], 3)
+    array([0, 2, 1])
+    """
+    _require_num_classes(num_classes)
+    array = np.asarray(labels)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"label: expected integers of shape [N], got {array.dtype} of shape {array.shape}; "
+            "number the classes 0, 1, .."
+        )
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    if wrong.size:
+        raise InputError(
+            f"label: expected classes from 0 to {num_classes - 1}, got {array[wrong[0]]} at "
+            f"{wrong[0]}; {wrong.size} of {array.size} are out of range"
+        )
+    return array
+
+
+def _require_num_classes(num_classes: int) -> None:
+    if type(num_classes) is not int or num_classes < 2:
+        raise InputError(f"num_classes: expected an integer of at least 2, got {num_classes!r}")
+
+
+def _require_label(y: Any, num_classes: int) -> Int[Array, ""]:
+    """One label as an array; its value is checked where it is known."""
+    expected = f"y: expected one class, an integer from 0 to {num_classes - 1}"
+    known = not isinstance(y, Tracer)
+    dtype = np.asarray(y).dtype if known else jnp.result_type(y)
+    if not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(y) != ():
+        got = repr(y) if known and np.ndim(y) == 0 else f"{dtype} of shape {jnp.shape(y)}"
+        raise InputError(f"{expected}, got {got}")
+    if known and not 0 <= int(y) < num_classes:
+        raise InputError(f"{expected}, got {int(y)}")
+    return jnp.asarray(y, jnp.int32)

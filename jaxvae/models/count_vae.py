@@ -1,0 +1,192 @@
+"""A VAE of counts, such as those of genes in single cells, whose total is a latent of its own."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxvae.binding import require_class
+from jaxvae.distributions import NegativeBinomial, PoissonLogRate, ZeroInflated
+from jaxvae.models.likelihoods import require_event_shape, variance_of
+from jaxvae.networks import MLP, Activation, Initializer
+from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+
+CountLikelihood: TypeAlias = Literal[
+    "negative_binomial", "poisson", "zero_inflated_negative_binomial"
+]
+_PARAMS = {"negative_binomial": 1, "poisson": 1, "zero_inflated_negative_binomial": 2}
+
+
+class CountVAE(nnx.Module):
+    """Counts x [G] from latents `[z, l]` [D + 1]: what a cell is, and how much of it was read.
+
+    `p(z) = N(0, I)`, `p(l) = N(library_mean, library_variance)`, both learned;
+    `mean = exp(l) * softmax(decoder(z))`, x ~ NegativeBinomial(mean, dispersion of each gene).
+    `q(z, l|x)` is normal with independent entries; the mean of l is `log(1 + sum x)` plus what the
+    encoder, which sees `log(1 + x)`, adds to it.
+    """
+
+    def __init__(
+        self,
+        encoder: MLP,
+        decoder: MLP,
+        *,
+        likelihood: CountLikelihood,
+        latent_dim: int,
+        num_genes: int,
+    ):
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood_name, self.latent_dim = likelihood, latent_dim
+        self.library_mean = nnx.Param(jnp.asarray(math.log(num_genes), jnp.float32))
+        self.raw_library_variance = nnx.Param(jnp.asarray(math.log(math.expm1(1.0)), jnp.float32))
+        if likelihood != "poisson":
+            self.log_inverse_dispersion = nnx.Param(jnp.zeros(num_genes))
+
+    def prior(self) -> dist.Distribution:
+        """p(z, l)."""
+        return self.prior_given(None)
+
+    def posterior(self, x: Float[Array, "G"]) -> dist.Distribution:
+        """q(z, l|x)."""
+        return self.posterior_given(None, x)
+
+    def likelihood(self, z: Float[Array, "D+1"]) -> dist.Distribution:
+        """p(x|z, l)."""
+        return self.likelihood_given(None, z)
+
+    def prior_given(self, batch: Array | None) -> dist.Distribution:
+        """p(z, l), which no covariate changes."""
+        del batch
+        scale = jnp.sqrt(variance_of(self.raw_library_variance[...]))
+        mean = jnp.append(jnp.zeros(self.latent_dim), self.library_mean[...])
+        return dist.Normal(mean, jnp.append(jnp.ones(self.latent_dim), scale)).to_event(1)
+
+    def posterior_given(self, batch: Array | None, x: Float[Array, "G"]) -> dist.Distribution:
+        """q(z, l|x, batch)."""
+        mean, raw = jnp.split(self.encoder(_join(jnp.log1p(x), batch)), 2)
+        mean = mean.at[-1].add(jnp.log1p(jnp.sum(x)))
+        return dist.Normal(mean, jnp.sqrt(variance_of(raw))).to_event(1)
+
+    def likelihood_given(self, batch: Array | None, z: Float[Array, "D+1"]) -> dist.Distribution:
+        """p(x|z, l, batch)."""
+        params = self.decoder(_join(z[:-1], batch)).reshape(_PARAMS[self.likelihood_name], -1)
+        log_mean = z[-1] + jax.nn.log_softmax(params[0])
+        if self.likelihood_name == "poisson":
+            return PoissonLogRate(log_mean).to_event(1)
+        counts = NegativeBinomial(log_mean, self.log_inverse_dispersion[...])
+        if self.likelihood_name == "negative_binomial":
+            return counts.to_event(1)
+        return ZeroInflated(counts, params[1]).to_event(1)
+
+
+class BatchCountVAE(nnx.Module):
+    """A `CountVAE` whose encoder and decoder also see which batch of the experiment x is from."""
+
+    def __init__(self, model: CountVAE, num_classes: int):
+        self.model, self.num_classes = model, num_classes
+
+    def given(self, y: Int[Array, ""] | int) -> "GivenBatch":
+        """The plain model of batch y.
+
+        Raises:
+            InputError: y is no class number from 0 to num_classes - 1.
+        """
+        y = require_class(y, self.num_classes)
+        return GivenBatch(self.model, jax.nn.one_hot(y, self.num_classes))
+
+
+class GivenBatch(NamedTuple):
+    """A `CountVAE` with its batch bound."""
+
+    model: CountVAE
+    batch: Float[Array, "C"]
+
+    def prior(self) -> dist.Distribution:
+        """p(z, l)."""
+        return self.model.prior_given(self.batch)
+
+    def posterior(self, x: Float[Array, "G"]) -> dist.Distribution:
+        """q(z, l|x, batch)."""
+        return self.model.posterior_given(self.batch, x)
+
+    def likelihood(self, z: Float[Array, "D+1"]) -> dist.Distribution:
+        """p(x|z, l, batch)."""
+        return self.model.likelihood_given(self.batch, z)
+
+
+def _join(h: Array, batch: Array | None) -> Array:
+    return h if batch is None else jnp.concatenate([h, batch])
+
+
+def count_vae(
+    key: PRNGKey,
+    event_shape: Sequence[int],
+    *,
+    latent_dim: int = 10,
+    hidden: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    initializer: Initializer = "lecun_normal",
+    likelihood: CountLikelihood = "negative_binomial",
+    num_batches: int | None = None,
+) -> CountVAE | BatchCountVAE:
+    """A VAE of a vector of counts, with the logarithm of their expected total as one more latent.
+
+    Args:
+        key: one typed key, for the initial weights.
+        event_shape: (G,), the number of genes.
+        latent_dim: D; the latent has D + 1 entries, the last of them the log library size.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: what follows each hidden layer.
+        initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
+        likelihood: "negative_binomial", with one learned dispersion a gene, "poisson", or
+            "zero_inflated_negative_binomial", whose chance of a dropout is the decoder's.
+        num_batches: how many batches of the experiment there are, to take their effects out of z: the
+            result is then a model of counts given a batch, see `BatchCountVAE`.
+
+    Returns:
+        A model, or a model with `given`.
+
+    Raises:
+        InputError: an argument is out of its range; the message names it.
+
+    >>> import jax
+    >>> import jaxvae as jv
+    >>> model = count_vae(jax.random.key(0), (5,), latent_dim=2, hidden=(8,))
+    >>> x = jnp.array([0.0, 3.0, 1.0, 0.0, 12.0])
+    >>> bool(jv.elbo(jax.random.key(1), model, x).bound < 0)
+    True
+
+    Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics" (scVI).
+    Departs from the source: prior mean and variance of the library size are learned, not those of the
+    data; the encoder corrects the observed total instead of having a network of its own for it; no
+    batch normalisation.
+    """
+    require_key(key)
+    shape = require_event_shape(event_shape)
+    require_positive(latent_dim=latent_dim)
+    if len(shape) != 1:
+        raise InputError(
+            f"event_shape: expected (genes,), one axis, got {shape}; flatten the counts"
+        )
+    if likelihood not in get_args(CountLikelihood):
+        expected = ", ".join(get_args(CountLikelihood))
+        raise InputError(f"likelihood: expected one of {expected}, got {likelihood!r}")
+    if num_batches is not None:
+        require_positive(num_batches=num_batches)
+    (genes,), extra = shape, num_batches or 0
+    rngs = nnx.Rngs(key)
+    mlp = partial(MLP, activation=activation, initializer=initializer, rngs=rngs)
+    model = CountVAE(
+        mlp(genes + extra, hidden, 2 * (latent_dim + 1)),
+        mlp(latent_dim + extra, tuple(reversed(hidden)), _PARAMS[likelihood] * genes),
+        likelihood=likelihood,
+        latent_dim=latent_dim,
+        num_genes=genes,
+    )
+    return model if num_batches is None else BatchCountVAE(model, num_batches)

@@ -1,0 +1,80 @@
+"""The VAE whose prior is a normalising flow."""
+
+from collections.abc import Sequence
+
+from jaxvae.models.likelihoods import Likelihood, LikelihoodName
+from jaxvae.models.posteriors import PosteriorName
+from jaxvae.models.priors import FlowName, FlowPrior, prior_rngs, require_real_latents
+from jaxvae.models.vae import VAE, vae
+from jaxvae.networks import Activation, Initializer
+from jaxvae.types import PRNGKey, require_positive
+
+
+def flow_prior_vae(
+    key: PRNGKey,
+    event_shape: Sequence[int],
+    *,
+    latent_dim: int = 16,
+    num_flows: int = 4,
+    flow: FlowName = "spline",
+    flow_hidden: Sequence[int] = (64,),
+    hidden: Sequence[int] = (256, 256),
+    activation: Activation = "tanh",
+    initializer: Initializer = "lecun_normal",
+    likelihood: LikelihoodName | Likelihood = "bernoulli",
+    posterior: PosteriorName = "diagonal",
+) -> VAE:
+    """A VAE with `log p(z) = log N(f(z); 0, I) + log|det df/dz|`, f a chain of learned flows.
+
+    There is no closed form of KL(q(z|x) || p(z)): use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`,
+    where the entropy of q is exact. The networks are those of `vae` with the same key and options.
+
+    Args:
+        key: one typed key, for the initial weights.
+        event_shape: shape of one example, without a batch axis.
+        latent_dim: D, the size of z.
+        num_flows: how many flows f is made of.
+        flow: "spline", couplings, cheap in both directions, for D and `num_flows` of 2 or more; or
+            "masked_autoregressive", whose samples take D passes; see `jaxvae.models.priors.FlowPrior`.
+        flow_hidden: widths of the hidden layers of each flow's network.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: what follows each hidden layer of encoder and decoder.
+        initializer: how their initial weights are drawn, see `jaxvae.networks.linear`.
+        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        posterior: what q(z|x) is, see `vae`: one over real latents.
+
+    Returns:
+        A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
+
+    Raises:
+        InputError: an argument is out of its range; the message names it.
+
+    >>> import jax
+    >>> model = flow_prior_vae(jax.random.key(0), (8, 8), latent_dim=2)
+    >>> model.prior().sample(jax.random.key(1)).shape
+    (2,)
+
+    Source: Chen et al. (2017), "Variational lossy autoencoder", for an autoregressive flow as the
+    prior; Durkan et al. (2019), "Neural spline flows".
+    """
+    require_positive(latent_dim=latent_dim, num_flows=num_flows)
+    require_real_latents(posterior)
+    plain = vae(
+        key,
+        event_shape,
+        latent_dim=latent_dim,
+        hidden=hidden,
+        activation=activation,
+        initializer=initializer,
+        likelihood=likelihood,
+        posterior=posterior,
+    )
+    return VAE(
+        plain.encoder,
+        plain.decoder,
+        plain.output,
+        latent_dim=latent_dim,
+        event_shape=plain.event_shape,
+        family=plain.family,
+        prior=FlowPrior(latent_dim, num_flows, flow=flow, hidden=flow_hidden, rngs=prior_rngs(key)),
+    )

@@ -1,0 +1,78 @@
+"""The VAE whose prior is a learned mixture of normals."""
+
+from collections.abc import Sequence
+
+from jaxvae.models.likelihoods import Likelihood, LikelihoodName
+from jaxvae.models.posteriors import PosteriorName
+from jaxvae.models.priors import MixturePrior, prior_rngs, require_real_latents
+from jaxvae.models.vae import VAE, vae
+from jaxvae.networks import Activation, Initializer
+from jaxvae.types import PRNGKey, require_positive
+
+
+def gmvae(
+    key: PRNGKey,
+    event_shape: Sequence[int],
+    *,
+    latent_dim: int = 10,
+    num_components: int = 500,
+    learn_weights: bool = False,
+    hidden: Sequence[int] = (300, 300),
+    activation: Activation = "elu",
+    initializer: Initializer = "fan_in_uniform",
+    likelihood: LikelihoodName | Likelihood = "bernoulli",
+    posterior: PosteriorName = "diagonal",
+) -> VAE:
+    """A VAE with `p(z) = sum_c w[c] N(loc[c], diag(variance[c]))` of learned means and variances.
+
+    There is no closed form of KL(q(z|x) || p(z)): use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`,
+    where the entropy of q is exact. The networks are those of `vae` with the same key and options.
+
+    Args:
+        key: one typed key, for the initial values.
+        event_shape: shape of one example, without a batch axis.
+        latent_dim: D, the size of z.
+        num_components: C.
+        learn_weights: whether w is learned too; if not, `w = 1 / C`.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: what follows each hidden layer.
+        initializer: how the networks' initial weights are drawn, see `jaxvae.networks.linear`.
+        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        posterior: what q(z|x) is, see `vae`: one over real latents.
+
+    Returns:
+        A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
+
+    Raises:
+        InputError: an argument is out of its range; the message names it.
+
+    >>> import jax
+    >>> model = gmvae(jax.random.key(0), (8, 8), latent_dim=2, num_components=5)
+    >>> model.prior().loc.shape
+    (5, 2)
+
+    Source: Stanford CS236 (2018), problem set 2, problem 2, from which the defaults are.
+    """
+    require_positive(latent_dim=latent_dim, num_components=num_components)
+    require_real_latents(posterior)
+    plain = vae(
+        key,
+        event_shape,
+        latent_dim=latent_dim,
+        hidden=hidden,
+        activation=activation,
+        initializer=initializer,
+        likelihood=likelihood,
+        posterior=posterior,
+    )
+    return VAE(
+        plain.encoder,
+        plain.decoder,
+        plain.output,
+        latent_dim=latent_dim,
+        event_shape=plain.event_shape,
+        family=plain.family,
+        prior=MixturePrior(
+            latent_dim, num_components, learn_weights=learn_weights, rngs=prior_rngs(key)
+        ),
+    )

@@ -1,0 +1,135 @@
+"""Aligned sequences: a VAE whose every column is one of C residues."""
+
+import math
+from collections.abc import Sequence
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxvae.models.likelihoods import Categorical, require_event_shape
+from jaxvae.models.vae import VAE
+from jaxvae.networks import MLP, Activation, Initializer, linear
+from jaxvae.types import PRNGKey, require_key, require_positive
+
+
+class SequenceDecoder(nnx.Module):
+    """Logits of C residues in each of L columns, through a dictionary that all columns share.
+
+    `logits[c, l] = sum_k profile(z)[l, k] * dictionary[k, c] + bias[c, l]`, with `profile` an MLP:
+    what residues have in common, such as charge or size, is learned once and not in every column.
+
+    Args:
+        latent_dim: D.
+        hidden: widths of the hidden layers, in the order from z to x.
+        num_columns: L.
+        num_categories: C.
+        channels: K, the size of the dictionary.
+        activation: what follows each hidden layer.
+        initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
+        rngs: where they come from.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden: Sequence[int],
+        num_columns: int,
+        num_categories: int,
+        *,
+        channels: int,
+        activation: Activation,
+        initializer: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        require_positive(channels=channels)
+        self.channels = channels
+        self.profile = MLP(
+            latent_dim,
+            hidden,
+            num_columns * channels,
+            activation=activation,
+            initializer=initializer,
+            rngs=rngs,
+        )
+        self.dictionary = linear(channels, num_categories, initializer=initializer, rngs=rngs)
+        self.bias = nnx.Param(
+            nnx.initializers.zeros_init()(rngs.params(), (num_categories, num_columns))
+        )
+
+    def __call__(self, z: Float[Array, "D"]) -> Float[Array, "C L"]:
+        """Logits of one sequence."""
+        profile = self.profile(z).reshape(-1, self.channels)
+        return self.dictionary(profile).T + self.bias[...]
+
+
+def sequence_vae(
+    key: PRNGKey,
+    event_shape: Sequence[int],
+    *,
+    num_categories: int = 21,
+    latent_dim: int = 30,
+    hidden: Sequence[int] = (256, 128),
+    channels: int = 40,
+    activation: Activation = "relu",
+    initializer: Initializer = "glorot_uniform",
+) -> VAE:
+    """A VAE of aligned sequences: categorical columns, independent given z.
+
+    `p(z) = N(0, I)`, `q(z|x) = N(mean(x), diag variance(x))` from the one-hot columns, and
+    `log p(x|z) = sum_l log softmax(logits(z)[:, l])[x[l]]`.
+
+    Weights of similar sequences come with the batch as `weight`, unknown residues as `mask`; to the
+    encoder an unknown residue is of class 0, which is the gap in what `jaxvae.data.load` reads.
+
+    Args:
+        key: one typed key, for the initial weights.
+        event_shape: shape of one example, (L,) for L columns.
+        num_categories: C, 20 amino acids and the gap by default.
+        latent_dim: D, the size of z.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        channels: K, the size of the dictionary that the columns share, see `SequenceDecoder`.
+        activation: what follows each hidden layer.
+        initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
+
+    Returns:
+        A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
+
+    Raises:
+        InputError: an argument is out of its range; the message names it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = sequence_vae(jax.random.key(0), (5,), latent_dim=2, hidden=(8,))
+    >>> model.likelihood(jnp.zeros(2)).event_shape
+    (5,)
+
+    Source: Riesselman, Ingraham and Marks (2018), "Deep generative models of genetic variation
+    capture the effects of mutations".
+    Departs from the source: the decoder's weights are points, without a posterior or a sparsity
+    prior over them; there is no temperature; hidden layers are smaller, mirrored, and alike in
+    activation.
+    """
+    require_key(key)
+    shape = require_event_shape(event_shape)
+    require_positive(latent_dim=latent_dim)
+    output = Categorical(num_categories)
+    columns = math.prod(shape)
+    rngs = nnx.Rngs(key)
+    encoder = MLP(
+        columns * num_categories,
+        hidden,
+        2 * latent_dim,
+        activation=activation,
+        initializer=initializer,
+        rngs=rngs,
+    )
+    decoder = SequenceDecoder(
+        latent_dim,
+        tuple(reversed(hidden)),
+        columns,
+        num_categories,
+        channels=channels,
+        activation=activation,
+        initializer=initializer,
+        rngs=rngs,
+    )
+    return VAE(encoder, decoder, output, latent_dim=latent_dim, event_shape=shape)

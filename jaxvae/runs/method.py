@@ -1,0 +1,139 @@
+"""How a run fits its model: the objective, its schedules, the optimiser, and the step."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from jaxvae import inference, objectives
+from jaxvae.batching import map_examples
+from jaxvae.data import Dataset
+from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, traced
+from jaxvae.semi_supervised import Classifying, choose_labelled, redrawn, semi_supervised
+from jaxvae.training import learning_rate_schedule, linear_warmup, make_em_step, make_step
+from jaxvae.training.step import Step
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
+
+LABEL_WEIGHT = 100.0
+
+
+class Method(NamedTuple):
+    """The objective that validation uses, the optimiser, and the step."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    step: Step
+
+
+def with_estimator(config: Any, model: Model, dataset: Dataset) -> Any:
+    """The configuration with rate, gradient and labels filled in, by what the model allows.
+
+    Raises:
+        InputError: an option has no effect with this model.
+    """
+    if isinstance(model, Classifying):
+        values = _label_options(config, dataset)
+    else:
+        config.refuse_without_effect("no part of this model is a classifier", *LABEL_OPTIONS)
+        values = {}
+    if config.fit == "em":
+        return dataclasses.replace(config, **values)
+    values["gradient"] = config.gradient
+    if config.gradient is None:
+        discrete = "vimco" if config.objective == "iwae" else "enumerate"
+        values["gradient"] = "pathwise" if can_differentiate_latents(model, dataset) else discrete
+    if config.kl is None and config.objective == "elbo":
+        values["kl"] = "analytic" if has_closed_kl(model, dataset) else "monte_carlo"
+    return dataclasses.replace(config, **values)
+
+
+LABEL_OPTIONS = ("num_labels", "label_weight")
+
+
+def _label_options(config: Any, dataset: Dataset) -> dict[str, Any]:
+    if config.objective != "elbo" or config.fit == "em":
+        raise InputError(
+            "objective: learning from labels ascends the ELBO by gradients, got "
+            f"objective={config.objective}, fit={config.fit}; leave them out"
+        )
+    assert dataset.num_classes is not None  # the factory asked for them
+    return {
+        "num_labels": config.num_labels or 10 * dataset.num_classes,
+        "label_weight": LABEL_WEIGHT if config.label_weight is None else config.label_weight,
+    }
+
+
+def make_method(config: Any, model: Model, dataset: Dataset, label_key: PRNGKey) -> Method:
+    """The method of a resolved configuration, traced once with the shapes of the data.
+
+    Args:
+        config: from `with_estimator`.
+        model: the model to fit.
+        dataset: with the rows that keep their labels.
+        label_key: says which rows these are, and draws their bits.
+
+    Raises:
+        InputError: model, objective and data do not go together.
+    """
+    if config.fit == "em":
+        return Method(_free_energy, optax.identity(), make_em_step(model))
+    objective, schedules = _objective(config)
+    if isinstance(model, Classifying):
+        objective, more = _with_labels(objective, config, dataset, label_key)
+        schedules = schedules | more
+    # What the objective would refuse when it is traced is refused before anything is written.
+    key = jax.random.key(0)  # shapes alone are computed: no draw is made
+    traced(lambda m, x: objective(key, m, x), model, dataset)
+    rates = learning_rate_schedule(
+        config.learning_rate,
+        config.total_steps,
+        warmup_steps=config.learning_rate_warmup_steps,
+        decay=config.learning_rate_decay,
+    )
+    optimizer = optax.adam(rates)
+    return Method(objective, optimizer, make_step(objective, optimizer, schedules=schedules))
+
+
+def _free_energy(key: PRNGKey, model: Any, x: Array) -> Terms:
+    """EM's objective after an exact E-step, which is log p(x)."""
+    del key
+    return inference.free_energy(model, model.exact_posterior(x), x)
+
+
+def _objective(config: Any) -> tuple[Any, dict[str, optax.Schedule]]:
+    options = {"num_samples": config.num_samples, "gradient": config.gradient}
+    if config.objective == "iwae":
+        return partial(objectives.iwae, **options), {}
+    elbo = partial(objectives.elbo, **options, kl=config.kl, free_bits=config.free_bits)
+    if config.kl_warmup_steps == 0:
+        return partial(elbo, beta=config.beta), {}
+    warmup = linear_warmup(config.kl_warmup_steps, config.total_steps, end=config.beta)
+    # Validation is on the scale that training ends at, whatever the step: full weight.
+    return partial(elbo, beta=config.beta), {"beta": warmup}
+
+
+def _with_labels(
+    elbo: Any, config: Any, dataset: Dataset, key: PRNGKey
+) -> tuple[Objective, dict[str, Any]]:
+    """The semi-supervised objective with the options of the ELBO, on the rows that keep their labels."""
+    train = dataset.splits["train"]
+    choice_key, draw_key, once_key = jax.random.split(key, 3)
+    rows = choose_labelled(
+        choice_key, jnp.asarray(train["label"]), config.num_labels, dataset.num_classes or 0
+    )
+    stored, labels = np.asarray(train["x"])[rows], np.asarray(train["label"])[rows]
+    xs = map_examples(dataset.observe, once_key, jnp.asarray(stored), batch_size=len(rows))
+    objective = partial(
+        semi_supervised,
+        labelled_x=xs,
+        labelled_y=jnp.asarray(labels),
+        label_weight=config.label_weight,
+        **elbo.keywords,
+    )
+    drawn = dataset.binarize == "dynamic"
+    return objective, {"labelled_x": redrawn(draw_key, dataset.observe, stored)} if drawn else {}

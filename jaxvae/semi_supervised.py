@@ -1,0 +1,247 @@
+"""Learning from few labels: the unlabelled bound of M2, and what labelled rows add to it.
+
+The labelled rows are an argument of the objective and no part of the batch, so every objective
+still sees one unlabelled example; what the rows add depends on the model alone.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpyro.distributions import Distribution
+
+from jaxvae import objectives
+from jaxvae.batching import fold_each, stream_key
+from jaxvae.distributions import log_prob
+from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_positive
+
+_STREAM = 48
+"""Where the keys of labelled rows lie, apart from those of the samples of the bound."""
+
+Observe: TypeAlias = Callable[[PRNGKey, Array], Array]
+"""One stored example -> one model input, such as `jaxvae.data.Dataset.observe`."""
+
+
+@runtime_checkable
+class Classifying(Model, Protocol):
+    """A model of x with a class y among its latents."""
+
+    def label_prior(self) -> Distribution:
+        """p(y), over class numbers."""
+        ...
+
+    def label_posterior(self, x: Float[Array, "*event"], /) -> Distribution:
+        """q(y|x), over class numbers, with `logits` [C]."""
+        ...
+
+    def given(self, y: Int[Array, ""], /) -> Model:
+        """The plain model of x with y bound."""
+        ...
+
+
+def semi_supervised(
+    key: PRNGKey,
+    model: Classifying,
+    x: Float[Array, "*event"],
+    *,
+    labelled_x: Float[Array, "M *event"],
+    labelled_y: Int[Array, "M"],
+    label_weight: float | Float[Array, ""] = 100.0,
+    labelled_bound: float | Float[Array, ""] = 0.0,
+    labelled_batch: int = 500,
+    **options: Any,
+) -> Terms:
+    """The bound of one unlabelled example, and the log-probability of the labels that are known.
+
+    `bound = sum_y q(y|x) (bound of given(y) + log p(y)) + H(q(y|x))`, as `elbo(gradient="enumerate")`, and
+
+    `objective = bound + label_weight * mean_j log q(y_j|x_j)
+    + labelled_bound * mean_j (bound of given(y_j) at x_j + log p(y_j))`.
+
+    The first mean is over all M labelled rows where there are at most `labelled_batch`: it depends on
+    the model alone, so under `vmap` over examples it is computed once. Of more rows, each example
+    draws one, j ~ uniform, of the same expectation. The second mean is always of one row drawn, since
+    every bound needs samples of its own.
+
+    Args:
+        key: one typed key.
+        model: a model with `label_prior`, `label_posterior` and `given`, such as `models.ssvae`.
+        x: one example without a label.
+        labelled_x: the labelled examples as the model sees them. Bits that should be redrawn at every
+            step come from a schedule, see `redrawn`.
+        labelled_y: their classes, integers from 0 to C - 1.
+        label_weight: what the labels weigh beside one unlabelled example.
+        labelled_bound: weight of the bound of labelled rows; 0 leaves them to the classifier, M / N is
+            the source's sum over all data, N being the number of unlabelled examples.
+        labelled_batch: how many labelled rows are still taken all at once.
+        **options: of `jaxvae.elbo`, such as `num_samples`; its `gradient` is "enumerate" by default.
+
+    Returns:
+        `Terms` of scalars, nats; all but `objective` are those of the unlabelled example.
+
+    Raises:
+        InputError: the labelled rows do not fit the model, or an option is not usable.
+
+    >>> import jaxvae as jv
+    >>> model = jv.models.ssvae(jax.random.key(0), (4,), num_classes=2, latent_dim=1, hidden=(3,))
+    >>> rows = {"labelled_x": jnp.eye(4)[:2], "labelled_y": jnp.array([0, 1])}
+    >>> terms = semi_supervised(jax.random.key(1), model, jnp.ones(4), **rows)
+    >>> bool(terms.objective < terms.bound)
+    True
+
+    Source: Kingma, Rezende, Mohamed and Welling (2014), "Semi-supervised learning with deep
+    generative models": with `label_weight = alpha / N` and `labelled_bound = M / N` the mean over the
+    unlabelled examples is the source's objective divided by N. Stanford's CS236 (2018), problem set
+    2, leaves the labelled bound out.
+    """
+    require_key(key)
+    _require_weight(label_weight=label_weight, labelled_bound=labelled_bound)
+    require_positive(labelled_batch=labelled_batch)
+    labelled_x, labelled_y = _labelled_rows(model, x, labelled_x, labelled_y)
+    options = {"gradient": "enumerate"} | options
+    terms = objectives.elbo(key, model, x, **options)
+    row_key, bound_key = jax.random.split(stream_key(key, _STREAM))
+    row = jax.random.randint(row_key, (), 0, len(labelled_y))
+
+    added = jnp.zeros(())
+    if not _is_zero(label_weight):
+        if len(labelled_y) <= labelled_batch:
+            mean = jnp.mean(label_log_probs(model, labelled_x, labelled_y))
+        else:
+            mean = _label_log_prob(model, labelled_x[row], labelled_y[row])
+        added += label_weight * mean
+    if not _is_zero(labelled_bound):
+        y, own = labelled_y[row], {n: v for n, v in options.items() if n != "gradient"}
+        of_row = objectives.elbo(bound_key, model.given(y), labelled_x[row], **own)
+        added += labelled_bound * (of_row.objective + log_prob(model.label_prior(), y))
+    return terms._replace(objective=terms.objective + added)
+
+
+def label_log_probs(
+    model: Classifying, xs: Float[Array, "M *event"], ys: Int[Array, "M"]
+) -> Float[Array, "M"]:
+    """`log q(y_j|x_j)` of labelled rows, nats: the classifier's log-likelihood."""
+    return jax.vmap(partial(_label_log_prob, model))(xs, ys)
+
+
+def _label_log_prob(model: Classifying, x: Array, y: Array) -> Array:
+    return log_prob(model.label_posterior(x), y)
+
+
+def redrawn(
+    key: PRNGKey, observe: Observe, stored: Array
+) -> Callable[[Int[Array, ""]], Float[Array, "M *event"]]:
+    """A schedule of `labelled_x`: the stored rows as they are observed anew at every step.
+
+    `labelled_x[j] = observe(fold_in(fold_in(key, step), j), stored[j])`.
+
+    Args:
+        key: one typed key, not the run's own.
+        observe: one stored example -> one model input, such as `Dataset.observe`.
+        stored: the labelled rows as stored [M, *event].
+
+    Returns:
+        For `make_step(..., schedules={"labelled_x": redrawn(...)})`.
+    """
+    require_key(key)
+    stored = jnp.asarray(stored)
+
+    def at(step: Int[Array, ""]) -> Array:
+        keys = fold_each(jax.random.fold_in(key, step), jnp.arange(stored.shape[0]))
+        return jax.vmap(observe)(keys, stored)
+
+    return at
+
+
+def choose_labelled(
+    key: PRNGKey, labels: Int[Array, "N"], num_labels: int, num_classes: int
+) -> Int[np.ndarray, "M"]:
+    """Which rows keep their labels: as many of every class, drawn without replacement.
+
+    Args:
+        key: one typed key.
+        labels: the classes of all rows, integers from 0 to C - 1.
+        num_labels: M, a multiple of the number of classes.
+        num_classes: C.
+
+    Returns:
+        M indices of rows, class by class.
+
+    Raises:
+        InputError: the labels are no classes, M is not a multiple of C, or a class has too few rows.
+
+    >>> labels = np.array([0, 1, 1, 0, 1, 0])
+    >>> labels[choose_labelled(jax.random.key(0), labels, 4, 2)].tolist()
+    [0, 0, 1, 1]
+    """
+    require_key(key)
+    require_positive(num_labels=num_labels, num_classes=num_classes)
+    labels = _classes("labels", labels, num_classes)
+    if num_labels % num_classes:
+        raise InputError(
+            f"num_labels: expected a multiple of the {num_classes} classes, as many labels of each, "
+            f"got {num_labels}"
+        )
+    each = num_labels // num_classes
+    order = np.asarray(jax.random.permutation(key, len(labels)))
+    chosen = []
+    for c in range(num_classes):
+        rows = order[labels[order] == c]
+        if len(rows) < each:
+            raise InputError(
+                f"num_labels: expected at most {len(rows) * num_classes}, since class {c} has "
+                f"{len(rows)} rows, got {num_labels}, {each} of every class"
+            )
+        chosen.append(rows[:each])
+    return np.concatenate(chosen)
+
+
+def _labelled_rows(
+    model: Classifying, x: Array, labelled_x: Array, labelled_y: Array
+) -> tuple[Array, Array]:
+    if not isinstance(model, Classifying):
+        raise InputError(
+            "model: expected one with label_prior, label_posterior and given, such as models.ssvae, "
+            f"got {type(model).__name__}"
+        )
+    if jnp.shape(labelled_x)[1:] != x.shape or jnp.shape(labelled_x)[:1] != jnp.shape(labelled_y):
+        raise InputError(
+            f"labelled_x: expected [M, *event] with event shape {x.shape}, and labelled_y [M], got "
+            f"shapes {jnp.shape(labelled_x)} and {jnp.shape(labelled_y)}"
+        )
+    if not isinstance(labelled_y, jax.core.Tracer):
+        num_classes = jax.eval_shape(lambda x: model.label_posterior(x).logits, x).shape[-1]  # type: ignore[attr-defined]
+        labelled_y = jnp.asarray(_classes("labelled_y", labelled_y, num_classes))
+    return jnp.asarray(labelled_x), labelled_y
+
+
+def _classes(name: str, labels: Array, num_classes: int) -> np.ndarray:
+    """Labels whose values are known, as NumPy integers.
+
+    Raises:
+        InputError: they are not integers [N] from 0 to C - 1.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"{name}: expected class numbers, integers of shape [N], got {labels.dtype} of shape "
+            f"{labels.shape}"
+        )
+    if (low := labels.min()) < 0 or (high := labels.max()) >= num_classes:
+        wrong = low if low < 0 else high
+        raise InputError(f"{name}: expected classes from 0 to {num_classes - 1}, got {wrong}")
+    return labels.astype(np.int32)
+
+
+def _require_weight(**weights: float | Array) -> None:
+    for name, value in weights.items():
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
+
+
+def _is_zero(weight: float | Array) -> bool:
+    return isinstance(weight, int | float) and weight == 0

@@ -1,0 +1,94 @@
+"""What every model keeps with every bound: one table, one set of checks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxvae as jv
+from jaxvae.batching import example_keys, over_batch
+from jaxvae.binding import bind
+from jaxvae.distributions import sample
+from jaxvae.training.checkpoints import Checkpoints
+from tests.support.contracts import CASES, CONTRACTS, examples_of
+
+OPTIMIZER = optax.sgd(0.1)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=" ".join)
+def case(request):
+    """A model, its examples, an objective; and the batched, jitted terms and gradient of both."""
+    name, objective = request.param
+    contract = CONTRACTS[name]
+    model, examples = contract.make(), examples_of(contract)
+    objective = contract.objectives()[objective]
+    traces = []
+
+    @jax.jit
+    def terms_and_gradient(model, keys, examples):
+        traces.append(None)
+
+        def mean(model):
+            terms = over_batch(objective, keys, model, examples)
+            return jnp.mean(terms.objective), terms
+
+        return jax.grad(mean, has_aux=True)(model)
+
+    keys = example_keys(jax.random.key(5), 0, examples.index)
+    gradient, terms = terms_and_gradient(model, keys, examples)
+    terms_and_gradient(jax.tree.map(jnp.copy, model), keys, examples)
+    return model, examples, objective, keys, terms, gradient, traces
+
+
+def test_a_model_keeps_its_contract(case):
+    model, examples, objective, keys, terms, gradient, traces = case
+    # One compilation serves two models of the same structure.
+    assert len(traces) == 1
+    # A batch is its examples, and compiled is what is run line by line.
+    row = jax.tree.map(lambda column: column[1], examples)
+    one = objective(keys[1], bind(model, row.label, row.mask), row.x)
+    for name, batched, eager in zip(terms._fields, terms, one, strict=True):
+        np.testing.assert_allclose(batched[1], eager, rtol=2e-4, atol=2e-5, err_msg=name)
+    # Every parameter is reached.
+    for path, leaf in jax.tree.leaves_with_path(nnx.state(gradient, nnx.Param)):
+        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
+        assert np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_model_is_saved_and_restored(name, tmp_path):
+    model = CONTRACTS[name].make()
+    state = jv.training.init(jax.random.key(0), model, OPTIMIZER)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, state, loss=None)
+        blank = state._replace(model=jax.tree.map(jnp.zeros_like, model))
+        restored = checkpoints.restore(0, blank).model
+    for (path, was), now in zip(
+        jax.tree.leaves_with_path(model), jax.tree.leaves(restored), strict=True
+    ):
+        np.testing.assert_array_equal(was, now, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_shapes_follow_the_protocol(name):
+    contract = CONTRACTS[name]
+    examples = examples_of(contract)
+    row = jax.tree.map(lambda column: column[0], examples)
+    model = bind(contract.make(), row.label, row.mask)
+    assert isinstance(model, jv.Model)
+    prior, q = model.prior(), model.posterior(row.x)
+    p = model.likelihood(sample(prior, jax.random.key(0)))
+    assert prior.batch_shape == q.batch_shape == p.batch_shape == ()
+    assert prior.event_shape == q.event_shape
+    assert p.event_shape == row.x.shape
+    assert q.has_rsample == contract.path
+
+
+def test_every_model_of_the_command_line_has_a_contract():
+    from typing import get_args
+
+    from jaxvae.runs.models import ModelName
+
+    assert {name.split(",")[0].split(" of ")[0] for name in CONTRACTS} == set(get_args(ModelName))
