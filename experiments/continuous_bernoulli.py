@@ -1,20 +1,21 @@
 """Grey MNIST: what it costs to train with the Bernoulli's formula as if it were a density.
 
-Claim: the same VAE, trained with the ELBO for 3,000 steps, is worth over 100 nats more an image (IWAE-100 under the continuous
-Bernoulli, all 10,000 test images) when it is trained under the continuous Bernoulli than when it is trained with the Bernoulli's
-formula, whose values in [0, 1] do not integrate to 1.
+Claim: trained for 3,000 steps under the continuous Bernoulli, a VAE is worth over 700 nats more an image (IWAE-100 under the
+continuous Bernoulli, all 10,000 test images) than when trained with the Bernoulli's formula, whose values do not integrate to 1
+over [0, 1].
 
     python experiments/continuous_bernoulli.py --data mnist --data-dir DIR      # TFDS's prepared mnist
     python experiments/continuous_bernoulli.py --data DIR                       # or a folder of the four IDX files
 
-Protocol: 784-200-200-z20 and mirrored, tanh, Adam 1e-3, batch 100, all 60,000 training images, grey levels k / 255, the same initial
-weights, batches and draws for both; the last step evaluated. The two formulas differ by the log-normaliser of the continuous
-Bernoulli alone, so the second model is evaluated by putting that in: same encoder, same decoder, same logits. Differences are
-paired by image, with the same draws.
+Protocol: 784-200-200-z20 and mirrored, tanh, Adam 1e-3, batch 100, all 60,000 training images, grey levels k / 255, the same
+initial weights, batches and draws for both; the last step evaluated. The two formulas differ by the log-normaliser of the
+continuous Bernoulli alone, so the second model is evaluated by putting that in: same encoder, same decoder, same logits (not
+the same means: those of the Bernoulli's formula are sigmoid(logits)). Differences are paired by image, with the same draws.
 Source: Loaiza-Ganem and Cunningham (2019), "The continuous Bernoulli: fixing a pervasive error in variational autoencoders".
 Departs from the source: tanh layers of 200, no dropout, 3,000 steps; a bound on 100 samples beside the ELBO.
 
-Measured (seed 0): MEASURED
+Measured (seed 0, one run, two cores shared with other work, JAX 0.10.2): IWAE-100 2117.5 +- 3.3 and 1338.9 +- 1.2, paired
+difference 778.6 +- 2.5 nats; ELBO 2116.5 and 1306.4. Each training took 52 s, each evaluation 48 s.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def main() -> None:
             f"evaluation {time.time() - middle:.0f} s"
         )
     difference, error = mean_and_error(values[0][1] - values[1][1])
-    print(f"paired difference {difference:.1f} +- {error:.1f} nats    claim over 100")
+    print(f"paired difference {difference:.1f} +- {error:.1f} nats    claim over 700")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
 """The GMVAE of Stanford's CS236, problem set 2, beside the VAE with the prior N(0, I), on MNIST.
 
-Claim: on all 10,000 test images the NELBO of the VAE is 99.4 +- 0.7 nats, and that of the GMVAE 2 to 4 nats lower on the same bits;
+Claim: on all 10,000 test images the NELBO of the VAE is 99.4 +- 0.7 nats, that of the GMVAE 2 to 4 nats lower on the same bits;
 IWAE-1000 is better than IWAE-1 by 4.0 to 4.7 nats for the VAE and by 3.4 to 4.3 for the GMVAE.
 
     python experiments/cs236_gmvae.py --data mnist --data-dir DIR    # TFDS's prepared mnist
     python experiments/cs236_gmvae.py --data DIR                     # or a folder of the four IDX files
 
 Protocol: 784-300-300-z10 and mirrored, ELU, variance = softplus + 1e-8, PyTorch's initial weights, Adam 1e-3, batch 100, 20,000
-steps, bits redrawn from the grey levels at every draw, all 60,000 training images, no validation, the last step evaluated. The GMVAE's
-prior is a mixture of 500 equal weights with learned means and variances. Both models begin from the same networks and see the same
-images, bits and noise at every step.
+steps, bits redrawn from the grey levels at every draw, all 60,000 training images, no validation, the last step evaluated. The
+prior of the GMVAE is a mixture of 500 equal weights with learned means and variances. Both models begin from the same networks and
+see the same images, bits and noise at every step.
 Source: Stanford CS236 (2018), problem set 2, problems 1 and 2. The course's table is on 100 test images; these are all of them.
 
-Evaluation: 1,000 log-weights of every test image, the same bits for both models. IWAE-k is the mean over the 1000 / k groups of k,
-so that IWAE-1 is the NELBO averaged over 1,000 samples, and IWAE-1000 what `jv.evaluation.log_likelihood` gives with the same key.
+Evaluation: 1,000 log-weights of every test image, the same bits for both models. IWAE-k is the mean over the 1000 / k groups of
+k, so that IWAE-1 is the ELBO averaged over 1,000 samples and IWAE-1000 is `jv.evaluation.log_likelihood` with the same key.
 
-MEASURED
+Measured (seed 0, the IDX folder, two cores of an AMD EPYC with AVX-512, JAX 0.10.2), negative bounds in nats:
+
+             NELBO           IWAE-10   IWAE-100   IWAE-1000   rate
+    VAE      99.60 +- 0.30    96.78     95.72      95.21      19.20
+    GMVAE    97.23 +- 0.30    94.85     93.96      93.56      17.64
+    paired    2.36 +- 0.06     1.93      1.75       1.65
+
+IWAE-1000 better than IWAE-1: VAE 4.39 +- 0.02, GMVAE 3.67 +- 0.02. Errors are over test images, not over seeds. The whole command
+took 293 s of processor time; on a machine shared with other work, 15 minutes.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """A VAE of an alignment of dihydrofolate reductases against independent sites.
 
-Claim: on held-out sequences the VAE's log p(x), bounded below by IWAE-1000, is more than 35 nats above that of independent sites.
+Claim: on held-out sequences the VAE's log p(x), as IWAE-1000 bounds it from below, is 62 +- 6 nats above that of independent
+sites, and 53 +- 7 where near copies share their weight.
 
     python experiments/dhfr.py --data DHFR.a2m        # 3,629 sequences of UniRef100, aligned to DYR_ECOLI
 
@@ -13,11 +14,16 @@ pseudocount that is best on validation. Means over test sequences, plain and by 
 Source: Riesselman, Ingraham and Marks (2018), "Deep generative models of genetic variation capture the effects of
 mutations", for the model; it publishes no held-out likelihood, so the claim is this project's own.
 
-MEASURED
+Measured (seed 0, two busy cores, JAX 0.10.2): NLL 207.5 +- 1.5 against 269.6 +- 1.4, better by 62.1 +- 1.6; by weight
+213.1 +- 2.7 against 265.8 +- 2.3, better by 52.7 +- 2.4 (seed 1: 61.8 and 53.6). Training took 85 s with data and
+compilation, the whole command 136 s. What similarity does: with rows split at random and no weights (--sequence-identity 1),
+where two thirds of the test sequences have one of 80 % identity or more outside the test split, it gives
+135.8 +- 4.1 against 257.4 +- 1.7.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -60,12 +66,15 @@ def main() -> None:
     found = jv.evaluation.log_likelihood(
         key, model, observe_batch(key, dataset, "test"), num_samples=args.test_num_samples
     )
-    ours, weight = found.estimate, dataset.splits["test"].get("weight", np.ones(len(baseline)))
-    for title, mean in (("plain", mean_and_error), ("weighted", lambda v: weighted(v, weight))):
+    ours, ways = found.estimate, {"plain": (mean_and_error, "62 +- 6")}
+    if "weight" in dataset.splits["test"]:
+        by_weight = partial(weighted, weight=dataset.splits["test"]["weight"])
+        ways["weighted"] = (by_weight, "53 +- 7")
+    for title, (mean, claim) in ways.items():
         print(f"{title} means over {len(ours)} test sequences, nats")
         print(f"  independent sites   {number(mean(-baseline))}    pseudocount {pseudocount:g}")
         print(f"  VAE, IWAE-{args.test_num_samples:<9} {number(mean(-ours))}")
-        print(f"  VAE better by       {number(mean(ours - baseline))}    claim: more than 35")
+        print(f"  VAE better by       {number(mean(ours - baseline))}    claim: {claim}")
     print(f"the whole command: {time.time() - begin:.0f} s")
 
 

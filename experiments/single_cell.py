@@ -1,15 +1,14 @@
 """Gene counts of single cells: which likelihood, and what latents are worth.
 
-Claim: under the importance-weighted bound on held-out cells, a VAE with a negative binomial likelihood is better than
-one with a Poisson, than negative binomials of each gene without latents, and than pPCA on logarithms of counts.
+Claim: by the importance-weighted bound on held-out cells, a VAE with a negative binomial likelihood is better than
+one with a Poisson, than a negative binomial of each gene without latents, and than pPCA of the logarithms of counts.
 
     python experiments/single_cell.py --data COUNTS.npz        # `counts` [cells, genes], unsigned integers
 
 Protocol: empty genes and cells dropped, a tenth each for validation and test; count_vae with 10 latents and a log library
-size, 128-128 and mirrored, ReLU, Adam 1e-3, batch 128, the checkpoint best on validation; log p(x) by IWAE-500 per
-test cell. The baseline without latents is fitted by maximum likelihood with the same optimiser. pPCA is a density of
-y = log(1 + x); its nats are made those of x by adding sum log |dy/dx| = -sum log(1 + x), each count standing for an interval of
-length one, which flatters it where counts are small.
+size, 128-128 and mirrored, ReLU, Adam from 2e-3 to 0 by a cosine, batch 128, the checkpoint best on validation; log p(x) by
+IWAE-500 per test cell. The baseline without latents is fitted by maximum likelihood with the same optimiser. pPCA is fitted to
+log(1 + x) in closed form and rounded to counts, so that it is a probability too.
 Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics"; data: 10,000 mouse brain cells of the
 10x Genomics set, 1,000 genes.
 
@@ -26,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from numpyro.distributions import Normal
+from jax.scipy.special import log_ndtr
+from numpyro.distributions import Distribution, Normal, constraints
 
 import jaxvae as jv
 from jaxvae.distributions import NegativeBinomial
@@ -62,7 +62,8 @@ def train(model, data, *, steps: int, learning_rate: float, seed: int):
         if record["valid"]["loss"] < best["loss"]:
             best.update(loss=record["valid"]["loss"], model=jax.tree.map(jnp.copy, state.model))
 
-    optimizer = optax.adam(learning_rate)
+    schedule = jv.training.learning_rate_schedule(learning_rate, steps, decay="cosine")
+    optimizer = optax.adam(schedule)
     objective = jv.elbo
     jv.training.fit(
         jv.training.init(jax.random.key(seed + 1), model, optimizer),
@@ -77,19 +78,43 @@ def train(model, data, *, steps: int, learning_rate: float, seed: int):
     return best["model"]
 
 
-def ppca_on_logs(train: np.ndarray, test: np.ndarray, latent_dim: int) -> np.ndarray:
-    """Log p(x) of pPCA on log(1 + x), nats a cell."""
-    y = np.log1p(train.astype(np.float64))
-    mean = y.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(y.T, bias=True))
-    noise = values[:-latent_dim].mean()
-    covariance = noise * np.eye(len(mean))
-    kept = vectors[:, -latent_dim:]
-    covariance += kept @ np.diag(values[-latent_dim:] - noise) @ kept.T
-    centred = np.log1p(test.astype(np.float64)) - mean
-    square = (centred * np.linalg.solve(covariance, centred.T).T).sum(1)
-    log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
-    return -0.5 * (square + log_det) - np.log1p(test.astype(np.float64)).sum(1)
+class RoundedLogNormal(Distribution):
+    """Counts x = round(exp(y) - 1) with y normal: `p(x) = P(log(x + 1/2) < y < log(x + 3/2))`."""
+
+    support = constraints.nonnegative_integer
+
+    def __init__(self, mean, scale):
+        self.mean_y, self.scale = mean, scale
+        super().__init__(jnp.shape(mean))
+
+    def log_prob(self, value):
+        """Log-probability, nats; by the nearer tail, so that no difference of ones is taken."""
+        low = jnp.where(value == 0, -jnp.inf, (jnp.log(value + 0.5) - self.mean_y) / self.scale)
+        high = (jnp.log(value + 1.5) - self.mean_y) / self.scale
+        flip = low > 0
+        low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
+        upper = log_ndtr(high)
+        return upper + jnp.log1p(-jnp.exp(jnp.minimum(log_ndtr(low) - upper, -1e-6)))
+
+
+class RoundedPPCA(nnx.Module):
+    """pPCA of log(1 + x), rounded to counts, with the exact posterior of the logarithms as q."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def prior(self):
+        """p(z) = N(0, I)."""
+        return self.model.prior()
+
+    def posterior(self, x):
+        """p(z|log(1 + x))."""
+        return self.model.exact_posterior(jnp.log1p(x))
+
+    def likelihood(self, z):
+        """p(x|z)."""
+        y = self.model.likelihood(z).base_dist
+        return RoundedLogNormal(y.loc, y.scale).to_event(1)
 
 
 def main() -> None:
@@ -98,7 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="an .npz with counts [cells, genes]"
     )
-    parser.add_argument("--total-steps", type=int, default=3_000)
+    parser.add_argument("--total-steps", type=int, default=4_000)
     parser.add_argument("--latent-dim", type=int, default=10)
     parser.add_argument("--num-samples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -115,7 +140,7 @@ def main() -> None:
             latent_dim=args.latent_dim,
             likelihood=likelihood,
         )
-        model = train(model, data, steps=args.total_steps, learning_rate=1e-3, seed=args.seed)
+        model = train(model, data, steps=args.total_steps, learning_rate=2e-3, seed=args.seed)
         estimates[f"count_vae, {likelihood}"] = jv.evaluation.log_likelihood(
             jax.random.key(2), model, test, num_samples=args.num_samples
         ).estimate
@@ -124,8 +149,11 @@ def main() -> None:
     )
     none = jv.evaluation.log_likelihood(jax.random.key(2), genes, test, num_samples=1).estimate
     estimates["no latents, negative binomial"] = none
-    rows = data.splits["train"]["x"], data.splits["test"]["x"]
-    estimates[f"pPCA-{args.latent_dim} on log(1 + x)"] = ppca_on_logs(*rows, args.latent_dim)
+    logs = jnp.log1p(jnp.asarray(data.splits["train"]["x"], jnp.float32))
+    ppca = RoundedPPCA(jv.models.fit_ppca(logs, args.latent_dim))
+    estimates[f"pPCA-{args.latent_dim} of log(1 + x), rounded"] = jv.evaluation.log_likelihood(
+        jax.random.key(2), ppca, test, num_samples=args.num_samples
+    ).estimate
     reference = estimates["count_vae, negative_binomial"]
     print(f"{'':<46}{'NLL a cell':>16}{'behind the first by':>24}")
     for name, values in estimates.items():

@@ -111,7 +111,9 @@ def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
     return jnp.asarray(y, jnp.int32)
 
 
-def require_labels(labels: np.ndarray | Array, num_classes: int) -> np.ndarray:
+def require_labels(
+    labels: np.ndarray | Array, num_classes: int, name: str = "labels"
+) -> np.ndarray:
     """Labels of many examples as int32 [N].
 
     Raises:
@@ -120,12 +122,12 @@ def require_labels(labels: np.ndarray | Array, num_classes: int) -> np.ndarray:
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(
-            f"labels: expected integers [N], one class number an example, got {array.dtype} of shape "
+            f"{name}: expected integers [N], one class number an example, got {array.dtype} of shape "
             f"{array.shape}"
         )
     if array.size and not (array.min() >= 0 and array.max() < num_classes):
         raise InputError(
-            f"labels: expected class numbers from 0 to {num_classes - 1}, got {array.min()} to "
+            f"{name}: expected class numbers from 0 to {num_classes - 1}, got {array.min()} to "
             f"{array.max()}"
         )
     return array.astype(np.int32)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvae import objectives
 from jaxvae.batching import Examples, fold_each, map_examples, unpack
-from jaxvae.binding import bind
+from jaxvae.binding import bind, require_labels
 from jaxvae.distributions import (
     Chain,
     analytic_kl,
@@ -433,17 +433,12 @@ def classification(
             "model: expected one with label_posterior, such as models.ssvae, got "
             f"{type(model).__name__}"
         )
-    logits = _stream(_label_logits, model, jax.random.key(0), xs, batch_size=batch_size)
-    labels, classes = np.asarray(labels), logits.shape[-1]
-    if labels.shape != (len(logits),) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"labels: expected integers of shape {(len(logits),)}, one an example, got "
-            f"{labels.dtype} of shape {labels.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(
-            f"labels: expected classes from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
-        )
+    no_draws = jax.random.key(0)
+    logits = _stream(_label_logits, model, no_draws, xs, batch_size=batch_size)
+    classes = logits.shape[-1]
+    labels = require_labels(labels, classes)
+    if len(labels) != len(logits):
+        raise InputError(f"labels: expected {len(logits)}, one an example, got {len(labels)}")
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)
     accuracy = float(np.trace(confusion) / len(labels))

@@ -11,11 +11,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from jaxvae import objectives
 from jaxvae.batching import fold_each, stream_key
+from jaxvae.binding import require_labels
 from jaxvae.distributions import log_prob
 from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_positive
 
@@ -158,7 +160,7 @@ def redrawn(
 
 
 def choose_labelled(
-    key: PRNGKey, labels: Int[Array, "N"], num_labels: int, num_classes: int
+    key: PRNGKey, labels: Int[Array | np.ndarray, "N"], num_labels: int, num_classes: int
 ) -> Int[np.ndarray, "M"]:
     """Which rows keep their labels: as many of every class, drawn without replacement.
 
@@ -180,17 +182,17 @@ def choose_labelled(
     """
     require_key(key)
     require_positive(num_labels=num_labels, num_classes=num_classes)
-    labels = _classes("labels", labels, num_classes)
+    classes = require_labels(labels, num_classes)
     if num_labels % num_classes:
         raise InputError(
             f"num_labels: expected a multiple of the {num_classes} classes, as many labels of each, "
             f"got {num_labels}"
         )
     each = num_labels // num_classes
-    order = np.asarray(jax.random.permutation(key, len(labels)))
+    order = np.asarray(jax.random.permutation(key, len(classes)))
     chosen = []
     for c in range(num_classes):
-        rows = order[labels[order] == c]
+        rows = order[classes[order] == c]
         if len(rows) < each:
             raise InputError(
                 f"num_labels: expected at most {len(rows) * num_classes}, since class {c} has "
@@ -213,28 +215,10 @@ def _labelled_rows(
             f"labelled_x: expected [M, *event] with event shape {x.shape}, and labelled_y [M], got "
             f"shapes {jnp.shape(labelled_x)} and {jnp.shape(labelled_y)}"
         )
-    if not isinstance(labelled_y, jax.core.Tracer):
+    if not isinstance(labelled_y, Tracer):
         num_classes = jax.eval_shape(lambda x: model.label_posterior(x).logits, x).shape[-1]  # type: ignore[attr-defined]
-        labelled_y = jnp.asarray(_classes("labelled_y", labelled_y, num_classes))
+        labelled_y = jnp.asarray(require_labels(labelled_y, num_classes, "labelled_y"))
     return jnp.asarray(labelled_x), labelled_y
-
-
-def _classes(name: str, labels: Array, num_classes: int) -> np.ndarray:
-    """Labels whose values are known, as NumPy integers.
-
-    Raises:
-        InputError: they are not integers [N] from 0 to C - 1.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"{name}: expected class numbers, integers of shape [N], got {labels.dtype} of shape "
-            f"{labels.shape}"
-        )
-    if (low := labels.min()) < 0 or (high := labels.max()) >= num_classes:
-        wrong = low if low < 0 else high
-        raise InputError(f"{name}: expected classes from 0 to {num_classes - 1}, got {wrong}")
-    return labels.astype(np.int32)
 
 
 def _require_weight(**weights: float | Array) -> None:

@@ -46,8 +46,8 @@ def test_the_class_joins_the_inputs_as_a_one_hot_vector(y):
     np.testing.assert_allclose(plain.posterior(X).mean, mean, atol=1e-6)
     logits = forward(model.decoder, np.concatenate([Z, np.eye(3)[y]])).reshape(2, 3)
     np.testing.assert_allclose(plain.likelihood(Z).mean, 1 / (1 + np.exp(-logits)), atol=1e-6)
+    mean = np.split(forward(model.encoder, np.concatenate([np.ravel(X), other])), 2)[0]
     with pytest.raises(AssertionError):
-        mean = np.split(forward(model.encoder, np.concatenate([np.ravel(X), other])), 2)[0]
         np.testing.assert_allclose(plain.posterior(X).mean, mean, atol=1e-6)
 
 
@@ -78,8 +78,6 @@ def test_every_weight_gets_a_gradient_from_a_batch_of_all_classes(network):
     for path, change in jax.tree.leaves_with_path(jax.tree.map(jnp.subtract, after, before)):
         assert bool(jnp.all(jnp.isfinite(change))), jax.tree_util.keystr(path)
         assert bool(jnp.any(change != 0)), jax.tree_util.keystr(path)
-    kernel = jax.tree.leaves(nnx.state(state.model.encoder, nnx.Param))
-    assert kernel
 
 
 def trained_on_digits(num_steps):

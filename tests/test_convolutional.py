@@ -11,8 +11,8 @@ from jaxvae.networks import ConvolutionalDecoder, ConvolutionalEncoder, strided
 from jaxvae.networks.convolutional import Convolution, TransposedConvolution, level_sizes
 from tests.support.refusals import refused
 
-KINDS = [(4, 2), (3, 1), (2, 2), (6, 3)]
-SIZES = [(7, 5), (6, 8), (1, 4)]
+KINDS = [(4, 2), (3, 1), (6, 3)]
+SIZES = [(7, 5), (1, 4)]
 
 
 def normal(seed, *shape):
@@ -39,9 +39,9 @@ def test_a_convolution_is_the_sum_over_its_window(kernel, stride, size):
     expected = loops(x, w, stride)
     ways = (strided.convolve, strided._matmul)
     for way in ways:
-        np.testing.assert_allclose(way(x[None], w, stride=stride)[0], expected, atol=1e-5)
-        with pytest.raises(AssertionError):  # a twin with the kernel upside down
-            flipped = way(x[None], jnp.flip(w, 0), stride=stride)[0]
+        found, flipped = (way(x[None], w, stride=stride)[0] for w in (w, jnp.flip(w, 1)))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        with pytest.raises(AssertionError):  # a twin with the kernel the wrong way round
             np.testing.assert_allclose(flipped, expected, atol=1e-5)
 
 
@@ -67,8 +67,8 @@ def test_the_adjoints(kernel, stride, size):
         back = transposed(y, w, stride=stride, size=size)
         assert back.shape == x.shape
         np.testing.assert_allclose(jnp.vdot(back, x), expected, rtol=1e-4, atol=1e-4)
+        moved = jnp.vdot(jnp.roll(back, 1, 2), x)
         with pytest.raises(AssertionError):
-            moved = jnp.vdot(jnp.roll(back, 1, 2), x)
             np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
     for correlate in (strided.correlate, strided._native_correlate, strided._matmul_correlate):
         found = correlate(x, y, stride=stride, kernel=kernel)
@@ -174,7 +174,8 @@ def test_layers_add_the_bias_and_undo_each_others_sizes(size):
     np.testing.assert_allclose(down(x), expected, atol=1e-5)
     up.kernel, up.bias = down.kernel, nnx.Param(jnp.ones(2))
     y = normal(1, *down(x).shape)
-    left, right = jnp.vdot(up(y) - jnp.ones_like(x), x), np.vdot(y, expected - down.bias[...])
+    left = jnp.vdot(up(y) - jnp.ones_like(x), x)
+    right = np.vdot(y, expected - np.float64(down.bias[...]))
     np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 

@@ -150,9 +150,8 @@ def check_samples(chain, exact, *, count=4096):
 
 
 @EACH
-@pytest.mark.parametrize("dims", [(3, 2), (1, 3)])
-def test_linear_gaussian_chains_are_the_exact_joint_densities(name, dims):
-    for chain, exact in both(affine(name, dims)):
+def test_linear_gaussian_chains_are_the_exact_joint_densities(name):
+    for chain, exact in both(affine(name)):
         check_density(chain, exact)
         check_samples(chain, exact)
 
@@ -260,8 +259,8 @@ def test_importance_weights_average_to_the_exact_evidence(name):
 
 
 @EACH
-@pytest.mark.parametrize("dims", [(3, 2), (2, 1, 3)])
-def test_prior_and_posterior_are_over_one_vector_and_x_hangs_on_h1(name, dims):
+def test_prior_and_posterior_are_over_one_vector_and_x_hangs_on_h1(name):
+    dims = (2, 1, 3)
     model = make(name, dims)
     q, p, size = model.posterior(X), model.prior(), sum(dims)
     assert isinstance(model, jv.Model)
@@ -283,7 +282,8 @@ def test_prior_and_posterior_are_over_one_vector_and_x_hangs_on_h1(name, dims):
             q.log_prob_each,
             lambda z: jnp.sum(model.likelihood(z).mean, keepdims=True),
         )
-        return [jax.jacobian(function)(sample(q, key)) for function in functions]
+        z = sample(q, key)
+        return [jax.jacobian(function)(z) for function in functions]
 
     # What each factor of the two densities, and p(x|z), depends on, by layers.
     seen = []
@@ -304,10 +304,11 @@ def test_a_sample_comes_with_its_own_log_density(name):
 
     @jax.jit
     def draws(chain, key):
-        z, log_p = sample_with_log_prob(chain, key)
-        z_each, each = chain.sample_with_log_prob_each(key)
-        again = sample(chain, key), log_prob(chain, z), z_each, chain.log_prob_each(z)
-        zs = chain.sample(key, (4, 2))
+        same = partial(jax.random.clone, key)  # the same draws, on purpose
+        z, log_p = sample_with_log_prob(chain, same())
+        z_each, each = chain.sample_with_log_prob_each(same())
+        again = sample(chain, same()), log_prob(chain, z), z_each, chain.log_prob_each(z)
+        zs = chain.sample(same(), (4, 2))
         return (z, log_p, z, each), again, zs, chain.log_prob(zs), chain.log_prob(zs[1, 1])
 
     for chain in (model.posterior(X), model.prior()):

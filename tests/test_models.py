@@ -83,7 +83,7 @@ def test_every_part_of_a_model_gets_a_gradient():
         ({"hidden": 3}, ("hidden", "3")),
         ({"activation": "sine"}, ("activation", "'sine'", "tanh")),
         ({"initializer": "zeros"}, ("initializer", "'zeros'", "lecun_normal")),
-        ({"likelihood": "poisson"}, ("likelihood", "'poisson'", "bernoulli")),
+        ({"likelihood": "poison"}, ("likelihood", "'poison'", "bernoulli")),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, words):

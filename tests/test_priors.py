@@ -53,13 +53,17 @@ def exact_gradient(z, log_weights, loc, scale):
     return -pull.sum(0), r - special.softmax(log_weights), pull, r[:, None] * (t**2 - 1) / scale
 
 
+def derivative_of(score):
+    return jax.jit(jax.value_and_grad(score, argnums=(0, 1, 2, 3)))
+
+
 # The density
 
 
 def check_density(score):
     """float32 within 5e-6 of scipy in value and gradient; far out within 5e-5 in the gradient."""
     parameters = arrays()
-    derivative = jax.jit(jax.value_and_grad(score, argnums=(0, 1, 2, 3)))
+    derivative = derivative_of(score)
     near = np.random.default_rng(1).normal(size=(4, D))
     for z, rtol in [*((z, 5e-6) for z in near), (np.full(D, 30.0), 5e-5), (np.full(D, -1e3), 5e-5)]:
         z = np.float32(z)
@@ -108,9 +112,7 @@ def test_gradient_holds_where_components_are_narrow(spread, rtol):
     """Relative error of the gradient in scale: about 1e-7 (distance / scale)^2; of the value: 1e-6."""
     parameters = arrays(50, 10, spread)
     z = parameters[1][3] + parameters[2][3] * np.float32(np.random.default_rng(2).normal(size=10))
-    value, gradient = jax.value_and_grad(score, argnums=(0, 1, 2, 3))(
-        jnp.asarray(z), *map(jnp.asarray, parameters)
-    )
+    value, gradient = derivative_of(score)(jnp.asarray(z), *map(jnp.asarray, parameters))
     np.testing.assert_allclose(value, exact(z, *parameters), rtol=1e-6)
     for got, expected in zip(gradient, exact_gradient(z, *parameters), strict=True):
         np.testing.assert_allclose(got, expected, atol=rtol * np.max(np.abs(expected)))
@@ -120,7 +122,7 @@ def test_second_derivatives_are_right():
     """Of two equal components at +-m in one dimension: d2/dz2 log p = m^2 / cosh(m z)^2 - 1."""
     m, z = 1.3, 0.4
     parameters = jnp.zeros(2), jnp.array([[-m], [m]]), jnp.ones((2, 1))
-    second = jax.hessian(score)(jnp.array([z]), *parameters)[0, 0]
+    second = jax.jit(jax.hessian(score))(jnp.array([z]), *parameters)[0, 0]
     np.testing.assert_allclose(second, m**2 / np.cosh(m * z) ** 2 - 1, rtol=1e-5)
 
 
@@ -225,7 +227,6 @@ def test_models_follow_the_protocol(name):
 
 
 OBJECTIVES = {
-    "monte_carlo": partial(jv.elbo, kl="monte_carlo", num_samples=4),
     "entropy": partial(jv.elbo, kl="entropy", num_samples=4),
     "stl": partial(jv.elbo, kl="monte_carlo", num_samples=4, gradient="stl"),
     "iwae": partial(jv.iwae, num_samples=4),
@@ -233,7 +234,7 @@ OBJECTIVES = {
 }
 
 
-@ALL
+@pytest.mark.parametrize("name", [name for name in FACTORIES if name != "gmvae"])
 def test_every_objective_moves_every_parameter(name):
     model = build(name)
 
@@ -243,7 +244,6 @@ def test_every_objective_moves_every_parameter(name):
 
     # One program: the objectives, and the gradient of each.
     jacobian, found = jax.jit(jax.jacrev(all_of_them, has_aux=True))(model)
-    np.testing.assert_allclose(found["stl"].bound, found["monte_carlo"].bound, rtol=1e-5)
     np.testing.assert_allclose(found["dreg"].bound, found["iwae"].bound, rtol=1e-5)
     for path, leaf in jax.tree.leaves_with_path(nnx.state(jacobian, nnx.Param)):
         for index, kind in enumerate(OBJECTIVES):
@@ -252,22 +252,38 @@ def test_every_objective_moves_every_parameter(name):
             assert np.any(leaf[index] != 0), where
 
 
-@ALL
-def test_the_entropy_in_closed_form_lowers_the_variance(name):
-    """The mean is the same and the mean square distance from it smaller; false alarm 1e-6 each."""
-    model, keys = build(name), jax.random.split(jax.random.key(2), 4000)
+def rates(model, count=4000):
+    """Draws of the rate of X in either form, by name, [n] each, of the same samples."""
 
     @jax.jit
-    def rates(model):
-        one = lambda key, kl: jv.elbo(key, model, X, kl=kl).rate  # noqa: E731
-        return {kl: jax.vmap(lambda key: one(key, kl))(keys) for kl in ("entropy", "monte_carlo")}
+    def draw(model):
+        def one(key):
+            return {kl: jv.elbo(key, model, X, kl=kl).rate for kl in ("entropy", "monte_carlo")}
 
-    found = {kl: np.float64(rate) for kl, rate in rates(model).items()}
+        return jax.vmap(one)(jax.random.split(jax.random.key(2), count))
+
+    return {kl: np.float64(rate) for kl, rate in draw(model).items()}
+
+
+@pytest.mark.parametrize("name", ["vampprior", "flow masked"])
+def test_both_forms_of_the_rate_have_one_mean(name):
+    found = rates(build(name))
+    assert_mean((found["entropy"] - found["monte_carlo"])[:, None], 0.0, rounding=1e-5)
+
+
+@pytest.mark.parametrize(("raw", "better"), [(-5.0, "entropy"), (0.5, "monte_carlo")])
+def test_the_closed_form_of_the_entropy_pays_where_q_is_narrow(raw, better):
+    """Its rate has the smaller variance beside a wide prior; where q is like p, log q - log p has."""
+    model = build("gmvae")
+    bias = model.encoder.layers[-1].bias
+    bias[...] = jnp.concatenate([bias[:D], jnp.full(D, raw)])
+    found = rates(model)
     assert_mean((found["entropy"] - found["monte_carlo"])[:, None], 0.0, rounding=1e-5)
     square = {kl: (rate - rate.mean()) ** 2 for kl, rate in found.items()}
-    assert_mean_exceeds(square["monte_carlo"] - square["entropy"], 0.0)
+    other = square.pop(better), *square.values()
+    assert_mean_exceeds(other[1] - other[0], 0.0)
     with pytest.raises(AssertionError):
-        assert_mean_exceeds(square["entropy"] - square["monte_carlo"], 0.0)
+        assert_mean_exceeds(other[0] - other[1], 0.0)
 
 
 @ALL
@@ -330,7 +346,7 @@ def test_vampprior_is_the_mean_of_its_posteriors():
 def flops(model, batch):
     def mean(model, xs):
         keys = jax.random.split(jax.random.key(0), batch)
-        objective = OBJECTIVES["monte_carlo"]
+        objective = OBJECTIVES["entropy"]
         return jnp.mean(jax.vmap(lambda key, x: objective(key, model, x).objective)(keys, xs))
 
     xs = jnp.broadcast_to(X, (batch, *X.shape))
@@ -347,7 +363,7 @@ def test_pseudo_inputs_are_encoded_once_a_step():
     def per_example(key, model, x):
         """The twin: its parameters depend on x, as far as `vmap` knows."""
         moved = jax.tree.map(lambda a: a + 0 * jnp.sum(x), model)
-        return OBJECTIVES["monte_carlo"](key, moved, x)
+        return OBJECTIVES["entropy"](key, moved, x)
 
     def twin_flops(batch):
         def mean(model, xs):

@@ -22,7 +22,7 @@ L, C, D = 4, 3, 2
 
 
 def make(columns=L, **options):
-    options = {"num_categories": C, "latent_dim": D, "hidden": (6, 5), "channels": 7} | options
+    options = {"num_symbols": C, "latent_dim": D, "hidden": (6, 5), "dictionary_size": 7} | options
     model = jv.models.sequence_vae(jax.random.key(0), (columns,), **options)
     # Away from the zero bias, so that a bias in the wrong place shows.
     bias = jax.random.normal(jax.random.key(1), model.decoder.bias[...].shape)
@@ -144,10 +144,10 @@ def test_every_part_gets_a_gradient(model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_categories": 1}, ("num_categories", "got 1")),
-        ({"num_categories": 2.5}, ("num_categories", "got 2.5")),
+        ({"num_symbols": 1}, ("num_symbols", "got 1")),
+        ({"num_symbols": 2.5}, ("num_symbols", "got 2.5")),
         ({"latent_dim": 0}, ("latent_dim", "got 0")),
-        ({"channels": 0}, ("channels", "got 0")),
+        ({"dictionary_size": 0}, ("dictionary_size", "got 0")),
         ({"hidden": (0,)}, ("hidden", "got 0")),
         ({"hidden": 5}, ("hidden", "got 5")),
         ({"activation": "linear"}, ("activation", "got 'linear'")),
@@ -172,7 +172,7 @@ def test_an_alignment_fits_the_model_and_a_few_steps_run(tmp_path):
     (tmp_path / "a.fa").write_text("".join(f">s\n{''.join(row)}\n" for row in letters))
     data = jv.data.load(tmp_path / "a.fa")
     model = jv.models.sequence_vae(
-        jax.random.key(0), data.event_shape, hidden=(8,), latent_dim=2, channels=4
+        jax.random.key(0), data.event_shape, hidden=(8,), latent_dim=2, dictionary_size=4
     )
     jv.data.require_support(data, model.likelihood(jnp.zeros(2)).support)
     assert set(data.splits["train"]) == {"x", "mask", "weight"}

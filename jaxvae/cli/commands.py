@@ -13,7 +13,7 @@ RunPath = Annotated[Path, tyro.conf.Positional]
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train a VAE, evaluate it on the test split, and write a report.
+    """Train a model, evaluate it on the test split, and write a report.
 
     Without options it learns the digits that come with jaxvae, in under a minute. Everything goes
     to a folder of its own, `runs/NAME`. A run that was stopped goes on by --resume.
@@ -81,7 +81,8 @@ class Data:
     """Load a data set and say what is in it; a TFDS set is decoded once and kept."""
 
     data: Annotated[str, tyro.conf.Positional] = "digits"
-    """`digits`, a .npy or .npz file, a folder of IDX files, or the name of a TFDS image set."""
+    """`digits`, a .npy or .npz file, an alignment, a folder of IDX files, or the name of a TFDS image
+    set."""
     data_dir: str | None = None
     """Where prepared TFDS sets lie (TFDS's own default if not given)."""
     binarize: Literal["dynamic", "static", "threshold", "none"] = "none"

@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxvae.inference.steps import MStep, free_energies, make_update, start_optimizer
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError, Model, require_positive
 
-M = TypeVar("M")
+M = TypeVar("M", bound=Model)
 
 ROUNDING = 1e-4
 """What float32 may lose of a sum of free energies, as a share of the sum of their sizes."""

@@ -88,7 +88,7 @@ def expectation(q: Distribution, function: Callable[[Array], Array]) -> Float[Ar
         values = jax.vmap(function)(points)
         return jnp.sum(jnp.where(probs > 0, probs * values, 0.0))
     if isinstance(base, dist.MultivariateNormal):
-        mean, tril = base.loc, base.scale_tril
+        mean, tril = jnp.asarray(base.loc), jnp.asarray(base.scale_tril)
     elif isinstance(base, dist.Normal) and q.event_dim == 1:
         mean, tril = jnp.asarray(q.mean), jnp.diag(jnp.sqrt(jnp.asarray(q.variance)))
     else:

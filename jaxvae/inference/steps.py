@@ -59,10 +59,10 @@ def make_update(
     if optimizer is None and num_updates is not None:
         raise InputError("num_updates: has no effect without an optimizer; leave it out")
     own = m_step or getattr(type(model), "m_step", None)
+    updates = 10 if num_updates is None else num_updates
+    require_positive(num_updates=updates)
     if optimizer is not None:
         _require_module(model)
-        updates = 10 if num_updates is None else num_updates
-        require_positive(num_updates=updates)
     elif own is None:
         raise InputError(
             f"m_step: {type(model).__name__} has no closed form of its own; pass an optimizer for an "

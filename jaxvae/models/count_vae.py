@@ -46,7 +46,8 @@ class CountVAE(nnx.Module):
         self.library_mean = nnx.Param(jnp.asarray(math.log(num_genes), jnp.float32))
         self.raw_library_variance = nnx.Param(jnp.asarray(math.log(math.expm1(1.0)), jnp.float32))
         if likelihood != "poisson":
-            self.log_inverse_dispersion = nnx.Param(jnp.zeros(num_genes))
+            # Near a Poisson at first: what spreads beyond it should go to the latents before the noise.
+            self.log_inverse_dispersion = nnx.Param(jnp.full(num_genes, 2.0))
 
     def prior(self) -> dist.Distribution:
         """p(z, l)."""

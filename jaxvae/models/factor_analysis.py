@@ -13,6 +13,7 @@ from numpyro.distributions import Distribution
 
 from jaxvae.models.linear import (
     LinearModel,
+    flat,
     flat_rows,
     full_precision,
     noise_floor,
@@ -66,7 +67,7 @@ class LinearGaussian(LinearModel):
     ) -> Float[Array, ""]:
         """`E_q[log p(x|z)]` in closed form, for a normal q of one latent, nats."""
         mean, covariance = normal_moments(q)
-        residual = x.reshape(-1) - self.offset[...] - self.weight[...] @ mean
+        residual = flat(x, self.event_shape) - self.offset[...] - self.weight[...] @ mean
         squares = jnp.sum(residual**2 / self.noise)
         spread = jnp.sum((self._precision() - jnp.eye(self.latent_dim)) * covariance)
         return -0.5 * (jnp.sum(jnp.log(2 * jnp.pi * self.noise)) + squares + spread)
@@ -148,7 +149,7 @@ class LinearGaussian(LinearModel):
 
     def _solved(self, x: Array, tril: Array) -> tuple[Float[Array, "D"], Float[Array, "E"]]:
         """The mean of p(z|x), and what it leaves of x."""
-        residual = x.reshape(-1) - self.offset[...]
+        residual = flat(x, self.event_shape) - self.offset[...]
         mean = cho_solve((tril, True), (residual / self.noise) @ self.weight[...])
         return mean, residual - self.weight[...] @ mean
 
@@ -160,7 +161,8 @@ def normal_moments(q: Distribution) -> tuple[Float[Array, "D"], Float[Array, "D 
         InputError: q is not normal.
     """
     if isinstance(q, dist.MultivariateNormal):
-        return q.loc, q.scale_tril @ q.scale_tril.T
+        tril = jnp.asarray(q.scale_tril)
+        return jnp.asarray(q.loc), tril @ tril.T
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return jnp.asarray(q.mean), jnp.diag(jnp.asarray(q.variance))
     raise InputError(f"q: expected a normal distribution, got {type(q).__name__}")

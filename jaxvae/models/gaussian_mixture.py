@@ -15,7 +15,7 @@ from numpyro.distributions import Distribution
 from jaxvae.distributions import OneHotCategorical
 from jaxvae.models.kmeans import kmeans
 from jaxvae.models.likelihoods import require_event_shape
-from jaxvae.models.linear import NOISE_FLOOR, flat_rows, full_precision, weighted_moments
+from jaxvae.models.linear import NOISE_FLOOR, flat, flat_rows, full_precision, weighted_moments
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
 
 Covariance: TypeAlias = Literal["full", "diagonal", "spherical"]
@@ -176,7 +176,7 @@ class GaussianMixture(nnx.Module):
 
     @full_precision
     def _log_likelihoods(self, x: Array) -> Float[Array, "C"]:
-        residuals = x.reshape(-1)[None] - self.means[...]
+        residuals = flat(x, self.event_shape)[None] - self.means[...]
         log_scales = self._log_scales()
         if self.covariance == "full":
             solve = jax.vmap(lambda tril, r: solve_triangular(tril, r, lower=True))

@@ -56,7 +56,7 @@ class ICA(LinearModel):
 
         With the largest D eigenvalues l and eigenvectors U of the covariance,
         `W = U diag(l / 2)^(1/2) R`, since Laplace(0, 1) has variance 2, and V = pinv(W); a learned
-        noise starts at a tenth of the least of these eigenvalues, below which no source is lost in it.
+        noise starts at a tenth of the least of these eigenvalues, so that no source is lost in it.
 
         Args:
             key: one typed key.

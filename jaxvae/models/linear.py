@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from jaxvae.models.likelihoods import require_event_shape
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 NOISE_FLOOR = 1e-6
 """The least share of a value's variance over the data that an M-step leaves to the noise."""
@@ -34,7 +35,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 class LinearEncoder(nnx.Module):
     """`mean = weight (x - offset)` [D] and one constant `scale = exp(log_scale)` [D] for every x."""
 
-    def __init__(self, key: PRNGKey, size: int, latent_dim: int):
+    def __init__(self, key: PRNGKey, event_shape: tuple[int, ...], latent_dim: int):
+        self.event_shape, size = event_shape, math.prod(event_shape)
         draw = nnx.initializers.normal(size**-0.5)
         self.weight = nnx.Param(draw(key, (latent_dim, size), jnp.float32))
         self.offset = nnx.Param(jnp.zeros(size))
@@ -42,7 +44,7 @@ class LinearEncoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "*event"]) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
         """Location and scale of q(z|x)."""
-        mean = self.weight[...] @ (x.reshape(-1) - self.offset[...])
+        mean = self.weight[...] @ (flat(x, self.event_shape) - self.offset[...])
         return mean, jnp.exp(self.log_scale[...])
 
 
@@ -83,7 +85,7 @@ class LinearModel(nnx.Module):
         self.fixed_variance = require_variance(variance)
         if variance is None:
             self.log_variance = nnx.Param(jnp.zeros(size if noise_per_value else ()))
-        self.encoder = LinearEncoder(encoder_key, size, latent_dim)
+        self.encoder = LinearEncoder(encoder_key, self.event_shape, latent_dim)
 
     @property
     def noise(self) -> Float[Array, "E"]:
@@ -148,6 +150,20 @@ def flat_rows(xs: Float[Array, "N *event"], event_shape: tuple[int, ...]) -> Flo
             f"xs: expected [N, *event] with N >= 1 and event shape {event_shape}, got {xs.shape}"
         )
     return xs.reshape(xs.shape[0], -1)
+
+
+def flat(x: Float[Array, "*event"], event_shape: tuple[int, ...]) -> Float[Array, "E"]:
+    """One example as a vector.
+
+    Raises:
+        InputError: it is not of this event shape.
+    """
+    if x.shape != event_shape:
+        raise InputError(
+            f"x: expected one example of shape {event_shape}, got shape {x.shape}; "
+            "jax.vmap the call over a batch axis"
+        )
+    return x.reshape(-1)
 
 
 def weighted_moments(

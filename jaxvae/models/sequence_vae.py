@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from jaxvae.models.likelihoods import Categorical, require_event_shape
 from jaxvae.models.vae import VAE
 from jaxvae.networks import MLP, Activation, Initializer, linear
-from jaxvae.types import PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, PRNGKey, require_key, require_positive
 
 
 class SequenceDecoder(nnx.Module):
@@ -22,8 +22,8 @@ class SequenceDecoder(nnx.Module):
         latent_dim: D.
         hidden: widths of the hidden layers, in the order from z to x.
         num_columns: L.
-        num_categories: C.
-        channels: K, the size of the dictionary.
+        num_symbols: C.
+        dictionary_size: K, the size of the dictionary.
         activation: what follows each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
         rngs: where they come from.
@@ -34,31 +34,31 @@ class SequenceDecoder(nnx.Module):
         latent_dim: int,
         hidden: Sequence[int],
         num_columns: int,
-        num_categories: int,
+        num_symbols: int,
         *,
-        channels: int,
+        dictionary_size: int,
         activation: Activation,
         initializer: Initializer,
         rngs: nnx.Rngs,
     ):
-        require_positive(channels=channels)
-        self.channels = channels
+        require_positive(dictionary_size=dictionary_size)
+        self.dictionary_size = dictionary_size
         self.profile = MLP(
             latent_dim,
             hidden,
-            num_columns * channels,
+            num_columns * dictionary_size,
             activation=activation,
             initializer=initializer,
             rngs=rngs,
         )
-        self.dictionary = linear(channels, num_categories, initializer=initializer, rngs=rngs)
+        self.dictionary = linear(dictionary_size, num_symbols, initializer=initializer, rngs=rngs)
         self.bias = nnx.Param(
-            nnx.initializers.zeros_init()(rngs.params(), (num_categories, num_columns))
+            nnx.initializers.zeros_init()(rngs.params(), (num_symbols, num_columns))
         )
 
     def __call__(self, z: Float[Array, "D"]) -> Float[Array, "C L"]:
         """Logits of one sequence."""
-        profile = self.profile(z).reshape(-1, self.channels)
+        profile = self.profile(z).reshape(-1, self.dictionary_size)
         return self.dictionary(profile).T + self.bias[...]
 
 
@@ -66,10 +66,10 @@ def sequence_vae(
     key: PRNGKey,
     event_shape: Sequence[int],
     *,
-    num_categories: int = 21,
+    num_symbols: int = 21,
     latent_dim: int = 30,
     hidden: Sequence[int] = (256, 128),
-    channels: int = 40,
+    dictionary_size: int = 40,
     activation: Activation = "relu",
     initializer: Initializer = "glorot_uniform",
 ) -> VAE:
@@ -84,10 +84,10 @@ def sequence_vae(
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, (L,) for L columns.
-        num_categories: C, 20 amino acids and the gap by default.
+        num_symbols: C, 20 amino acids and the gap by default.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        channels: K, the size of the dictionary that the columns share, see `SequenceDecoder`.
+        dictionary_size: K, the size of the dictionary that the columns share, see `SequenceDecoder`.
         activation: what follows each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
 
@@ -111,11 +111,13 @@ def sequence_vae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    output = Categorical(num_categories)
+    if type(num_symbols) is not int or num_symbols < 2:
+        raise InputError(f"num_symbols: expected an integer of at least 2, got {num_symbols!r}")
+    output = Categorical(num_symbols)
     columns = math.prod(shape)
     rngs = nnx.Rngs(key)
     encoder = MLP(
-        columns * num_categories,
+        columns * num_symbols,
         hidden,
         2 * latent_dim,
         activation=activation,
@@ -126,8 +128,8 @@ def sequence_vae(
         latent_dim,
         tuple(reversed(hidden)),
         columns,
-        num_categories,
-        channels=channels,
+        num_symbols,
+        dictionary_size=dictionary_size,
         activation=activation,
         initializer=initializer,
         rngs=rngs,

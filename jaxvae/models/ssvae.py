@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxvae.binding import require_class
 from jaxvae.distributions import ClassConditional
 from jaxvae.models.likelihoods import (
     Likelihood,
@@ -24,8 +24,6 @@ from jaxvae.models.likelihoods import (
 from jaxvae.networks import MLP, Activation, Initializer, activation_function, linear
 from jaxvae.rows import dot_general
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
-
-Label: TypeAlias = int | Int[Array, ""]
 
 
 class ClassMLP(nnx.Module):
@@ -60,9 +58,8 @@ class ClassMLP(nnx.Module):
         x_kernel, y_kernel = jnp.split(first.kernel[...], [in_features])
         self.x_kernel, self.y_kernel = nnx.Param(x_kernel), nnx.Param(y_kernel)
         self.bias = nnx.Param(jnp.zeros(width) if first.bias is None else first.bias[...])
-        options = {"activation": activation, "initializer": initializer}
-        after = partial(MLP, width, hidden[1:], out_features, **options, rngs=rngs)
-        self.rest = after() if hidden else None
+        after = partial(MLP, activation=activation, initializer=initializer, rngs=rngs)
+        self.rest = after(width, hidden[1:], out_features) if hidden else None
         self.activation = activation_function(activation)
 
     def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "C out_features"]:
@@ -145,7 +142,7 @@ class SSVAE(nnx.Module):
         """q(y|x), the classifier."""
         return dist.CategoricalLogits(self.classifier(self.output.features(x)))
 
-    def given(self, y: Label) -> "GivenLabel":
+    def given(self, y: int | Int[Array, ""]) -> "GivenLabel":
         """The plain model p(z) p(x|y, z), q(z|x, y) with the class y bound: a bound on log p(x|y).
 
         Args:
@@ -180,22 +177,6 @@ class GivenLabel(NamedTuple):
 
     def _one_hot(self) -> Array:
         return jax.nn.one_hot(self.y, self.model.num_classes, dtype=jnp.float32)
-
-
-def require_class(y: Label, num_classes: int) -> Int[Array, ""]:
-    """One class number as an array.
-
-    Raises:
-        InputError: it is no integer scalar, or, where its value is known, not below `num_classes`.
-    """
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
-        raise InputError(
-            f"y: expected one class number, an integer from 0 to {num_classes - 1}, got "
-            f"{jnp.result_type(y)} of shape {jnp.shape(y)}"
-        )
-    if not isinstance(y, jax.core.Tracer) and not 0 <= int(y) < num_classes:
-        raise InputError(f"y: expected a class from 0 to {num_classes - 1}, got {int(y)}")
-    return jnp.asarray(y, jnp.int32) if isinstance(y, int | np.integer) else jnp.asarray(y)
 
 
 def ssvae(
@@ -249,16 +230,21 @@ def ssvae(
     features = math.prod(feature_shape(output, shape))
     rngs = nnx.Rngs(key)
     mlp = partial(MLP, initializer=initializer, rngs=rngs)
-    first = hidden if classifier_hidden is None else classifier_hidden
-    classifier = mlp(features, first, num_classes, activation=classifier_activation)
-    options = {"activation": activation, "initializer": initializer}
-    decoder_sizes = num_classes + latent_dim, tuple(reversed(hidden))
-    decoder = mlp(*decoder_sizes, output.num_params * math.prod(shape), activation=activation)
-    encoder = ClassMLP(features, num_classes, hidden, 2 * latent_dim, **options, rngs=rngs)
+    class_mlp = partial(ClassMLP, activation=activation, initializer=initializer, rngs=rngs)
     return SSVAE(
-        classifier,
-        encoder,
-        decoder,
+        mlp(
+            features,
+            hidden if classifier_hidden is None else classifier_hidden,
+            num_classes,
+            activation=classifier_activation,
+        ),
+        class_mlp(features, num_classes, hidden, 2 * latent_dim),
+        mlp(
+            num_classes + latent_dim,
+            tuple(reversed(hidden)),
+            output.num_params * math.prod(shape),
+            activation=activation,
+        ),
         output,
         num_classes=num_classes,
         latent_dim=latent_dim,

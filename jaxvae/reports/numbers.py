@@ -10,6 +10,11 @@ Row = tuple[str, str, str]
 
 UNITS = {
     "boolean": "bits per binary dimension",
+    "category": "bits per symbol",
+    "nonnegative_integer": "bits per count",
+    "open_unit_interval": "bits per dimension of a density over (0, 1); add log2 of the number of levels "
+    "for a bound on that of the levels",
+    "unit_interval": "bits per dimension of a density over [0, 1]; may be negative",
     "real": "bits per dimension of a density over reals; depends on their unit, may be negative",
 }
 

@@ -80,14 +80,19 @@ class TrainConfig:
     """What a run is made of. Every value, defaults included, is written to its `config.json`."""
 
     data: str = "digits"
-    """What to learn: `digits` (comes with jaxvae), a .npy or .npz file, a folder of IDX files, or the
-    name of a TFDS image set such as `mnist`."""
+    """What to learn: `digits` (comes with jaxvae), a .npy or .npz file, an alignment (.a2m, .fasta), a
+    folder of IDX files, or the name of a TFDS image set such as `mnist`."""
     data_dir: str | None = None
     """Where prepared TFDS sets lie (TFDS's own default if not given)."""
     binarize: Binarize = "auto"
     """How grey levels become bits: `dynamic` draws them anew every step, `static` once, `threshold`
     compares with one half, `none` leaves them; `auto` is dynamic for grey levels under a Bernoulli,
     none otherwise."""
+    dequantize: bool = False
+    """Spread each 8-bit grey level over its cell, anew at every use: for densities of values strictly
+    between 0 and 1."""
+    drop_empty: bool = False
+    """Of counts, leave out columns and rows without any."""
     valid_size: int | None = None
     """How many training examples to hold out for validation (if not given, the set's own split, or
     else a tenth); 0 trains on all of them and keeps no best checkpoint."""
@@ -295,13 +300,18 @@ def build(config: TrainConfig) -> Parts:
 
 
 def _load(config: TrainConfig, key: PRNGKey) -> Dataset:
-    return load(
+    dataset = load(
         config.data,
         data_dir=config.data_dir,
         binarize="none" if config.binarize == "auto" else config.binarize,
         key=key if config.binarize == "static" else None,
+        dequantize=config.dequantize,
         valid_size=config.valid_size,
+        drop_empty=config.drop_empty,
     )
+    if config.likelihood == "categorical" and dataset.num_categories is None:
+        return dataset.as_categories()
+    return dataset
 
 
 def _fitting(dataset: Dataset, support: constraints.Constraint, config: TrainConfig) -> Dataset:

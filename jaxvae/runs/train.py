@@ -23,6 +23,7 @@ from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import make_validation, no_metrics, observe_batch, record_of
 from jaxvae.types import InputError, Model, Objective
 
+SAME_DATA = ("sha256", "sizes", "support", "num_categories", "dequantize", "binarize")
 ELBO_SAMPLES = 100
 MOMENT_SAMPLES = 100
 EVALUATION_ROWS = 5_000  # decoder rows in one dispatch, which bounds the memory
@@ -310,7 +311,7 @@ def _fresh(parts: Parts) -> Saved:
 
 def _require_same_data(run: RunFolder, parts: Parts) -> None:
     then, now = run.read("data.json"), parts.dataset.record()
-    differing = [name for name in ("sha256", "sizes", "binarize") if then[name] != now[name]]
+    differing = [name for name in SAME_DATA if then[name] != now[name]]
     if differing:
         name = differing[-1]
         raise InputError(

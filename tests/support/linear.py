@@ -47,9 +47,9 @@ def largest_angle(a, b):
     return np.degrees(np.arccos(np.clip(np.linalg.svd(a.T @ b)[1], -1, 1))).max()
 
 
-def laplace_mixture(size=1000, sources=3, noise=0.1, seed=0):
-    """Examples [size, sources] of a random mixing of Laplace sources, and the mixing."""
+def laplace_mixture(size=1000, noise=0.1, seed=0):
+    """Examples [size, 3] of Laplace sources, mixed by orthogonal columns, and the mixing."""
     rng = np.random.default_rng(seed)
-    mixing = rng.normal(size=(sources, sources))
-    xs = rng.laplace(size=(size, sources)) @ mixing.T
+    mixing = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    xs = rng.laplace(size=(size, 3)) @ mixing.T
     return (xs + noise * rng.normal(size=xs.shape)).astype(np.float32), mixing

@@ -80,7 +80,7 @@ def make_likelihood(
         if num_categories is None:
             raise InputError(
                 'num_categories: expected an integer of at least 2 with likelihood="categorical", '
-                "got None; give it, or pass Categorical(num_categories) as the likelihood"
+                "got None; pass Categorical(num_categories) itself as the likelihood"
             )
         return Categorical(num_categories)
     if not (named and likelihood in _LIKELIHOODS) and (
