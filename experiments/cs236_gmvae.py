@@ -8,8 +8,8 @@ IWAE-1000 is better than IWAE-1 by 4.0 to 4.7 nats for the VAE and by 3.4 to 4.3
 
 Protocol: 784-300-300-z10 and mirrored, ELU, variance = softplus + 1e-8, PyTorch's initial weights, Adam 1e-3, batch 100, 20,000
 steps, bits redrawn from the grey levels at every draw, all 60,000 training images, no validation, the last step evaluated. The
-prior of the GMVAE is a mixture of 500 equal weights with learned means and variances. Both models begin from the same networks and
-see the same images, bits and noise at every step.
+prior of the GMVAE is a mixture of 500 equal weights with learned means and variances. Both models begin from the same networks
+and see the same images, bits and noise at every step.
 Source: Stanford CS236 (2018), problem set 2, problems 1 and 2. The course's table is on 100 test images; these are all of them.
 
 Evaluation: 1,000 log-weights of every test image, the same bits for both models. IWAE-k is the mean over the 1000 / k groups of

@@ -203,8 +203,8 @@ def active_units(
         model: any object with `posterior`.
         xs: examples as the model sees them, or a batch.
         threshold: variance above which a latent counts as active.
-        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; the variance
-            then has that of the mean of so many draws in it.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; what the
+            draws themselves add to the variance is subtracted.
         batch_size: examples at a time.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
@@ -212,6 +212,9 @@ def active_units(
     moments = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size)
     means = np.asarray(moments.mean, np.float64)
     variance = means.var(axis=0, ddof=1 if len(means) > 1 else 0)
+    if num_samples is not None and num_samples > 1:  # the mean of K draws varies by Var_q / K itself
+        noise = np.mean(moments.variance, axis=0, dtype=np.float64) / (num_samples - 1)
+        variance = np.maximum(variance - noise, 0)
     active = variance > threshold
     return ActiveUnits(variance, active, int(active.sum()))
 
@@ -237,8 +240,10 @@ def posterior_moments(
     if num_samples is None:
         return Moments(*_stream(_moments, model, key, xs, batch_size=batch_size))
     require_positive(num_samples=num_samples)
-    options = {"num_samples": num_samples}
-    return Moments(*_stream(_sample_moments, model, key, xs, batch_size=batch_size, **options))
+    moments = _stream(
+        _sample_moments, model, key, xs, batch_size=batch_size, num_samples=num_samples
+    )
+    return Moments(*moments)
 
 
 def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:

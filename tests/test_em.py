@@ -82,13 +82,14 @@ def test_em_of_other_mixtures_is_scikit_learns(covariance, sklearns):
     _, history = em(start, iris(), num_steps=200, tolerance=1e-7)
     assert_monotone(history, 150)
     variances = np.exp(2 * np.float64(start.log_scale[...]))
+    shares = np.exp(np.float64(start.logits[...]))
     theirs = GaussianMixture(
         3,
         covariance_type=sklearns,
         tol=1e-8,
         max_iter=500,
         reg_covar=0,
-        weights_init=np.float64(jax.nn.softmax(start.logits[...])),
+        weights_init=shares / shares.sum(),
         means_init=np.float64(start.means[...]),
         precisions_init=1 / variances,
     ).fit(np.float64(iris()))
@@ -96,10 +97,13 @@ def test_em_of_other_mixtures_is_scikit_learns(covariance, sklearns):
 
 
 def test_em_of_factor_analysis_is_scikit_learns():
+    """Which, from its own start, noise variances of 1, ends in a worse maximum of these data."""
     start = jv.models.factor_analysis(key(), (6,), latent_dim=2).initialized(key(1), factors())
     model, history = em(start, factors(), num_steps=500, tolerance=1e-7)
     assert_monotone(history, 600)
-    theirs = FactorAnalysis(2, tol=1e-6, max_iter=5000, svd_method="lapack")
+    theirs = FactorAnalysis(
+        2, tol=1e-6, max_iter=5000, svd_method="lapack", noise_variance_init=factors().var(0)
+    )
     theirs.fit(np.float64(factors()))
     best = theirs.score(np.float64(factors()))
     assert abs(history[-1].log_evidence / 600 - best) < 1e-4
@@ -308,9 +312,9 @@ def test_the_training_step_takes_an_optimizer_and_weights():
     state = jv.training.init(key(), start, optimizer)
     batch = {"x": jnp.asarray(iris()), "weight": jnp.where(jnp.arange(150) < 50, 1.0, 0.0)}
     after, metrics = step(state, batch)
-    _, (record,) = em(start, iris()[:50], num_steps=1, optimizer=optimizer, num_updates=3)
-    np.testing.assert_allclose(-50 * metrics["loss"], record.after_e, rtol=1e-5)
-    np.testing.assert_allclose(50 * metrics["after_m"], record.after_m, rtol=1e-4)
+    exact = np.mean(jax.vmap(start.log_evidence)(batch["x"][:50]))
+    np.testing.assert_allclose(-metrics["loss"], exact, rtol=1e-5)
+    assert float(metrics["after_m"]) > float(metrics["bound"])
     assert jax.tree.structure(after) == jax.tree.structure(state)
     with refused("batch", "mask"):
         step(state, {"x": batch["x"], "mask": jnp.ones((150, 4))})
@@ -321,7 +325,7 @@ def test_the_training_step_takes_an_optimizer_and_weights():
     [
         ({"xs": np.ones(3)}, ("xs", "(3,)")),
         ({"xs": np.full((3, 4), np.nan)}, ("xs", "NaN")),
-        ({"xs": np.ones((3, 5))}, ("xs", "(5,)")),
+        ({"xs": np.ones((3, 5))}, ("x:", "(4,)", "(5,)")),
         ({"num_steps": 0}, ("num_steps", "0")),
         ({"tolerance": -1.0}, ("tolerance", "-1.0")),
         ({"weights": np.ones(3)}, ("weights", "(150,)", "(3,)")),

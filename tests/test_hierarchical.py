@@ -321,23 +321,28 @@ def test_a_sample_comes_with_its_own_log_density(name):
             np.testing.assert_allclose(log_ps[1, 1], log_p, rtol=1e-5, atol=1e-5)
 
 
-@EACH
-def test_a_chain_is_a_pytree(name):
-    model, key = make(name), jax.random.key(1)
+def test_a_chain_is_a_pytree():
+    model = make("ladder")  # whose conditionals hold modules and distributions
     q = model.posterior(X)
     returned = jax.jit(lambda m, x: m.posterior(x))(model, X)
     assert (returned.sizes, returned.order, returned.event_shape) == (q.sizes, q.order, (5,))
-    z, log_q = jax.jit(sample_with_log_prob)(returned, key)
-    np.testing.assert_allclose(log_q, log_prob(q, z), rtol=1e-5, atol=1e-5)
 
-    many = jax.vmap(model.posterior)(jnp.stack([X, 1 - X]))
-    log_qs = jax.vmap(log_prob, (0, None))(many, z)
-    np.testing.assert_allclose(log_qs[0], log_prob(q, z), rtol=1e-5, atol=1e-5)
-    assert log_qs[0] != log_qs[1]
+    @jax.jit
+    def scores(chain, key):
+        z, log_q = sample_with_log_prob(chain, key)
+        many = jax.vmap(model.posterior)(jnp.stack([X, 1 - X]))
+        return log_q, log_prob(q, z), jax.vmap(log_prob, (0, None))(many, z)
 
-    gradient = jax.grad(lambda q: log_prob(q, z))(q)
-    assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient.conditionals))
-    stopped = jax.grad(lambda q: log_prob(jax.lax.stop_gradient(q), z))(q)
+    @jax.jit
+    def gradients(chain, z):
+        live = jax.grad(lambda q: log_prob(q, z))(chain)
+        return live, jax.grad(lambda q: log_prob(jax.lax.stop_gradient(q), z))(chain)
+
+    log_q, again, (first, second) = scores(returned, jax.random.key(1))
+    np.testing.assert_allclose([log_q, first], again, rtol=1e-5, atol=1e-5)
+    assert first != second
+    live, stopped = gradients(returned, jnp.arange(5.0))
+    assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(live.conditionals))
     assert not any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(stopped))
 
 
@@ -376,7 +381,6 @@ def test_sampling_with_the_density_evaluates_each_network_once(name):
 
 OBJECTIVES = {
     "elbo": partial(jv.elbo, kl="monte_carlo", num_samples=2),
-    "elbo stl": partial(jv.elbo, kl="monte_carlo", gradient="stl"),
     "iwae": partial(jv.iwae, num_samples=3),
     "iwae stl": partial(jv.iwae, num_samples=3, gradient="stl"),
     "iwae dreg": partial(jv.iwae, num_samples=3, gradient="dreg"),
@@ -395,27 +399,20 @@ def test_every_objective_reaches_every_parameter(name, objective):
             terms = jax.vmap(one, (0, None, 0))(keys, model, xs)
             return jnp.sum(terms.objective), terms
 
-        return *jax.grad(loss, has_aux=True)(model), one(keys[1], model, xs[1])
+        return jax.grad(loss, has_aux=True)(model)
 
-    gradient, terms, alone = batched(model, keys, xs)
+    gradient, terms = batched(model, keys, xs)
+    assert all(bool(jnp.all(jnp.isfinite(values))) for values in terms)
     for path, leaf in jax.tree.leaves_with_path(nnx.state(gradient, nnx.Param)):
         assert bool(jnp.all(jnp.isfinite(leaf))), jax.tree_util.keystr(path)
         assert bool(jnp.any(leaf != 0)), jax.tree_util.keystr(path)
-    for many, single in zip(terms, alone, strict=True):
-        np.testing.assert_allclose(many[1], single, rtol=1e-5, atol=1e-5)
+    if objective == "iwae":  # compiled and batched is eager and alone
+        for many, alone in zip(terms, one(keys[1], model, xs[1]), strict=True):
+            np.testing.assert_allclose(many[1], alone, rtol=1e-5, atol=1e-5)
 
 
-@EACH
-def test_a_compiled_objective_is_the_eager_one(name):
-    model, objective = make(name), OBJECTIVES["iwae"]
-    eager = objective(jax.random.key(1), model, X)
-    for a, b in zip(jax.jit(objective)(jax.random.key(1), model, X), eager, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-@EACH
-def test_beta_and_warm_up_weigh_the_sampled_rate(name):
-    model, key = make(name), jax.random.key(1)
+def test_beta_and_warm_up_weigh_the_sampled_rate():
+    model, key = make("ladder"), jax.random.key(1)
     objective = partial(jv.elbo, kl="monte_carlo", beta=0.3)
     terms = jax.jit(objective)(jax.random.key(2), model, X)
     assert float(terms.bound) == pytest.approx(-float(terms.distortion + terms.rate), rel=1e-5)
@@ -436,13 +433,12 @@ def test_beta_and_warm_up_weigh_the_sampled_rate(name):
     np.testing.assert_allclose(betas, [0, 0.5, 1, 1], atol=1e-4)
 
 
-@EACH
-def test_a_rate_in_closed_form_is_refused_in_words(name):
-    model = make(name)
+def test_a_rate_in_closed_form_is_refused_in_words():
+    model = make("hierarchical")
     with refused("kl", "monte_carlo", "KL(Chain || Chain)"):
-        jv.elbo(jax.random.key(1), model, X)
+        jax.eval_shape(jv.elbo, jax.random.key(1), model, X)
     with refused("entropy", "Chain"):
-        jv.elbo(jax.random.key(1), model, X, kl="entropy")
+        jax.eval_shape(partial(jv.elbo, kl="entropy"), jax.random.key(1), model, X)
     with refused("mean and variance", "Chain"):
         jv.evaluation.active_units(model, X[None])
 
@@ -486,9 +482,8 @@ def test_kl_per_layer_has_the_exact_expectation(name):
     assert not np.all(np.abs(kl.mean[::-1] - exact) < 5.2 * kl.standard_error)
 
 
-@EACH
-def test_kl_per_layer_sums_to_the_rate(name):
-    model, key = make(name, (2, 1, 3)), jax.random.key(1)
+def test_kl_per_layer_sums_to_the_rate():
+    model, key = make("ladder", (2, 1, 3)), jax.random.key(1)
     xs = jnp.stack([X, 1 - X, X * 0])
     kl = jv.evaluation.kl_per_layer(key, model, xs, num_samples=4)
     assert kl.mean.shape == kl.standard_error.shape == (3,)

@@ -51,13 +51,11 @@ def float64_moments(model):
 
 
 MODELS = {
-    "ppca": lambda shape: linear("ppca", shape),
     "factor_analysis": lambda shape: linear("factor_analysis", shape),
     "ica": lambda shape: linear("ica", shape),
     "ica_full": lambda shape: linear("ica", shape, posterior="full_covariance"),
     "ica_normal": lambda shape: linear("ica", shape, posterior="normal", variance=0.5),
     "full": lambda shape: mixture(shape),
-    "diagonal": lambda shape: mixture(shape, "diagonal"),
     "spherical": lambda shape: mixture(shape, "spherical"),
 }
 

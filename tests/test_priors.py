@@ -1,6 +1,6 @@
 """Learned priors: mixtures, mixtures of posteriors, flows, and any module that returns a distribution."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ def test_a_component_of_weight_zero_has_no_effect():
     log_weights, loc, scale = arrays()
     z = jnp.ones(D)
     left_out = log_weights.copy()
-    left_out[2] = -np.inf
+    left_out[2] = -1e9
     gradient = jax.grad(score)(z, *map(jnp.asarray, (left_out, loc, scale)))
     rest = [np.delete(a, 2, 0) for a in (log_weights, loc, scale)]
     np.testing.assert_allclose(score(z, left_out, loc, scale), exact(z, *rest), rtol=1e-6)
@@ -208,9 +208,13 @@ FACTORIES = {
 ALL = pytest.mark.parametrize("name", FACTORIES)
 
 
-def build(name, **options):
+def fresh(name, **options):
     options = {"latent_dim": D, "hidden": (6,)} | options
-    return FACTORIES[name](jax.random.key(0), options.pop("event_shape", (2, 3)), **options)
+    return FACTORIES[name](jax.random.key(0), (2, 3), **options)
+
+
+build = cache(fresh)
+"""Models that no test changes."""
 
 
 @ALL
@@ -223,14 +227,15 @@ def test_models_follow_the_protocol(name):
     assert sample(p, jax.random.key(0)).dtype == jnp.float32
     with refused("kl", "monte_carlo"):
         jv.elbo(jax.random.key(0), model, X)
-    jv.training.init(jax.random.key(0), model, optax.adam(1e-3))
+    params = jv.training.init(jax.random.key(0), model, optax.sgd(1e-3)).model
+    assert jax.tree.structure(params) == jax.tree.structure(model)
 
 
 OBJECTIVES = {
-    "entropy": partial(jv.elbo, kl="entropy", num_samples=4),
-    "stl": partial(jv.elbo, kl="monte_carlo", num_samples=4, gradient="stl"),
-    "iwae": partial(jv.iwae, num_samples=4),
-    "dreg": partial(jv.iwae, num_samples=4, gradient="dreg"),
+    "entropy": partial(jv.elbo, kl="entropy", num_samples=2),
+    "stl": partial(jv.elbo, kl="monte_carlo", num_samples=2, gradient="stl"),
+    "iwae": partial(jv.iwae, num_samples=2),
+    "dreg": partial(jv.iwae, num_samples=2, gradient="dreg"),
 }
 
 
@@ -274,7 +279,7 @@ def test_both_forms_of_the_rate_have_one_mean(name):
 @pytest.mark.parametrize(("raw", "better"), [(-5.0, "entropy"), (0.5, "monte_carlo")])
 def test_the_closed_form_of_the_entropy_pays_where_q_is_narrow(raw, better):
     """Its rate has the smaller variance beside a wide prior; where q is like p, log q - log p has."""
-    model = build("gmvae")
+    model = fresh("gmvae")
     bias = model.encoder.layers[-1].bias
     bias[...] = jnp.concatenate([bias[:D], jnp.full(D, raw)])
     found = rates(model)
@@ -350,7 +355,7 @@ def flops(model, batch):
         return jnp.mean(jax.vmap(lambda key, x: objective(key, model, x).objective)(keys, xs))
 
     xs = jnp.broadcast_to(X, (batch, *X.shape))
-    return jax.jit(mean).lower(model, xs).compile().cost_analysis()["flops"]
+    return jax.jit(mean).lower(model, xs).cost_analysis()["flops"]
 
 
 def test_pseudo_inputs_are_encoded_once_a_step():
@@ -371,7 +376,7 @@ def test_pseudo_inputs_are_encoded_once_a_step():
             return jnp.mean(jax.vmap(lambda k, x: per_example(k, model, x).objective)(keys, xs))
 
         xs = jnp.broadcast_to(X, (batch, *X.shape))
-        return jax.jit(mean).lower(wide, xs).compile().cost_analysis()["flops"]
+        return jax.jit(mean).lower(wide, xs).cost_analysis()["flops"]
 
     assert twin_flops(4) - twin_flops(2) > encoding
 
@@ -388,12 +393,12 @@ def test_pseudo_inputs_stay_in_the_range_of_the_data(support, within):
 
 def test_pseudo_inputs_begin_where_they_are_told():
     values = np.random.default_rng(0).integers(0, 2, (C, 2, 3))
-    model = build("vampprior", pseudo_inputs=values)
+    model = fresh("vampprior", pseudo_inputs=values)
     np.testing.assert_allclose(model.pseudo_inputs(), np.clip(values, 0.01, 0.99), rtol=1e-5)
     with refused("pseudo_inputs", "(5, 2, 3)", "(4, 2, 3)"):
-        build("vampprior", pseudo_inputs=values[:4])
+        fresh("vampprior", pseudo_inputs=values[:4])
     with refused("pseudo_inputs", "[0, 1]", "to 255"):
-        build("vampprior", pseudo_inputs=255 * values)
+        fresh("vampprior", pseudo_inputs=255 * values)
 
 
 def test_pseudo_inputs_between_classes_are_refused():
@@ -401,13 +406,13 @@ def test_pseudo_inputs_between_classes_are_refused():
         support = dist.constraints.integer_interval(0, 4)
 
     with refused("likelihood", "pseudo-inputs", "gmvae"):
-        build("vampprior", likelihood=Classes())
+        fresh("vampprior", likelihood=Classes())
 
 
 # Flows
 
 
-def mass_of_square(p, log_density, count=241, half=8.0):
+def mass_of_square(p, log_density, count=401, half=8.0):
     axis = np.linspace(-half, half, count)
     zs = np.float32(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2))
     log_p = jax.jit(jax.vmap(partial(log_density, p)))(jnp.asarray(zs))
@@ -416,10 +421,10 @@ def mass_of_square(p, log_density, count=241, half=8.0):
 
 def bent(name):
     """A flow prior in two dimensions that is far from a normal."""
-    model = build(name, latent_dim=2)
+    model = fresh(name, latent_dim=2)
     draws = nnx.Rngs(jax.random.key(3))
     for leaf in jax.tree.leaves(model.own_prior, is_leaf=lambda a: isinstance(a, nnx.Param)):
-        leaf[...] = leaf[...] + 0.5 * jax.random.normal(draws.params(), leaf.shape)
+        leaf[...] = leaf[...] + 0.2 * jax.random.normal(draws.params(), leaf.shape)
     return model
 
 
@@ -449,7 +454,7 @@ def test_samples_of_a_flow_prior_follow_its_density(name):
     zs = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     mass = np.exp(np.float64(jax.jit(jax.vmap(partial(log_prob, p)))(jnp.float32(zs))))
     expected = (mass / mass.sum()) @ np.concatenate([zs, zs**2], -1)
-    z = np.float64(jax.jit(lambda key: p.sample(key, (5000,)))(jax.random.key(1)))
+    z = np.float64(jax.jit(jax.vmap(partial(sample, p)))(jax.random.split(jax.random.key(1), 5000)))
     draws = np.concatenate([z, z**2], -1)
     assert_mean(draws, expected, rounding=5e-3)
     with pytest.raises(AssertionError):
@@ -530,4 +535,4 @@ def test_a_mixture_of_numpyro_has_no_analytic_kl_but_samples():
 )
 def test_bad_arguments_are_refused_by_name(name, options, words):
     with refused(*words):
-        build(name, **options)
+        fresh(name, **options)

@@ -21,7 +21,7 @@ class DiagonalNormalMixture(dist.Distribution):
     picks its component, so no gradient flows through it.
 
     Args:
-        log_weights: unnormalised log-weights [C]; -inf leaves a component out.
+        log_weights: unnormalised log-weights [C].
         loc: means [C, D].
         scale: standard deviations [C, D].
         validate_args: see NumPyro.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
-from jaxvae.distributions import DiagonalNormalMixture
+from jaxvae.distributions import DiagonalNormalMixture, Levels
 from jaxvae.models.likelihoods import Likelihood, LikelihoodName, make_likelihood
 from jaxvae.models.posteriors import Diagonal
 from jaxvae.models.priors import prior_rngs
@@ -46,6 +46,7 @@ POSITIVE = Range(jax.nn.softplus, _inverse_softplus, 1.0, 0.2, 0.0)
 RANGES: tuple[tuple[Constraint, Range], ...] = (
     (constraints.boolean, UNIT),
     (constraints.unit_interval, UNIT),
+    (constraints.open_interval(0.0, 1.0), UNIT),
     (constraints.real, REALS),
     (constraints.positive, POSITIVE),
     (constraints.nonnegative, POSITIVE),
@@ -86,6 +87,8 @@ def range_of(support: Constraint) -> Range:
     Raises:
         InputError: there is none, as for class numbers, between which there is nothing.
     """
+    if isinstance(support, Levels):
+        return UNIT
     for known, found in RANGES:
         if support is known or support == known:
             return found

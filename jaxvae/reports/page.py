@@ -85,7 +85,9 @@ def _likelihood(contents: Contents) -> str:
 def _objective(contents: Contents) -> str:
     config = contents.parts.config
     samples = f", {config.num_samples} samples an example" if config.num_samples > 1 else ""
-    weight = f", beta {config.beta:g}" if config.beta != 1 else ""
+    weight = f", beta {config.beta:g}" if config.beta not in (None, 1) else ""
+    if config.fit == "em":
+        return "fitted by EM"
     return f"trained by {config.objective.upper()}{samples}{weight}"
 
 
@@ -143,7 +145,7 @@ def _training(contents: Contents) -> Iterator[str]:
     if "valid" in records[-1]:
         caption += "; validation: examples held out"
     caption += "."
-    if config.beta != 1:
+    if config.beta not in (None, 1):
         caption += (
             f" The rate is weighted by beta = {config.beta:g}: minus the loss is not the ELBO."
         )

@@ -225,7 +225,7 @@ class TrainConfig:
             )
         resolved = with_defaults(self, MODEL_OPTIONS)
         beta = self.beta
-        if beta is None:
+        if beta is None and self.objective == "elbo" and self.fit == "gradient":
             beta = BETA if self.model == "beta_vae" else 1.0
         return dataclasses.replace(resolved, eval_every_steps=every, beta=beta)
 
@@ -268,6 +268,12 @@ class Parts:
     optimizer: optax.GradientTransformation
     step: Step
 
+    @property
+    def batch_size(self) -> int:
+        """Examples a step: EM takes all of them."""
+        rows = len(self.dataset.splits["train"]["x"])
+        return rows if self.config.fit == "em" else self.config.batch_size
+
 
 def build(config: TrainConfig) -> Parts:
     """Load the data and build the model, objective, optimiser and step of a configuration.
@@ -283,7 +289,7 @@ def build(config: TrainConfig) -> Parts:
     start_key, label_key = (stream_key(weights_key, i) for i in range(2))
     dataset = _load(config, data_key)
     rows = len(dataset.splits["train"]["x"])
-    if config.batch_size > rows:
+    if config.batch_size > rows and config.fit == "gradient":
         raise InputError(
             f"batch_size: expected at most {rows}, the size of the training split of "
             f"{dataset.name}, got {config.batch_size}"
@@ -293,8 +299,6 @@ def build(config: TrainConfig) -> Parts:
     model = started_from_data(start_key, model, dataset)
     config = dataclasses.replace(config, binarize=dataset.binarize)
     config = with_estimator(config, model, dataset)
-    if config.fit == "em":
-        config = dataclasses.replace(config, batch_size=rows)
     method = make_method(config, model, dataset, label_key)
     return Parts(config, dataset, model, *method)
 

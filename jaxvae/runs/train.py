@@ -146,7 +146,7 @@ def _loop(
         saved.state,
         parts.step,
         parts.dataset,
-        batch_size=config.batch_size,
+        batch_size=parts.batch_size,
         total_steps=config.total_steps,
         eval_every_steps=config.eval_every_steps,
         gathered=saved.metrics,
@@ -306,7 +306,7 @@ def _saved(parts: Parts, checkpoints: Checkpoints) -> Saved:
 def _fresh(parts: Parts) -> Saved:
     _, run_key, *_ = parts.config.keys()
     state = init(run_key, parts.model, parts.optimizer)
-    return Saved(state, no_metrics(parts.step, state, parts.dataset, parts.config.batch_size))
+    return Saved(state, no_metrics(parts.step, state, parts.dataset, parts.batch_size))
 
 
 def _require_same_data(run: RunFolder, parts: Parts) -> None:
