@@ -2,9 +2,9 @@
 
 Claim: on iris (150 x 4), pPCA with two latents has a total log-likelihood of -404.96278 nats in closed form; EM reaches it
 to 1e-5, a linear VAE by gradient to 1e-2 nats an example. Three full Gaussians reach -180.18548 by EM. On scikit-learn's digits,
-factor analysis by EM agrees with scikit-learn's, from the same start, to 1e-3 nats an example. Linear VAEs with a Laplace prior
-recover a mixing as FastICA does (Amari index below 0.05) if q can follow the mixing: a q of independent entries can where the
-columns are orthogonal, and fails where they are oblique.
+EM of factor analysis ends in a maximum that scikit-learn keeps, to 1e-3 nats an example, and that is better than the one of its
+own start. Linear VAEs with a Laplace prior recover a mixing as FastICA does (Amari index below 0.05) if q can follow the mixing:
+a q of independent entries can where the columns are orthogonal, and fails where they are oblique.
 
     python experiments/linear_models.py
 
@@ -14,7 +14,12 @@ all examples, 4 samples. ICA: 2,000 draws of three Laplace sources, noise 0.1.
 Source: Tipping and Bishop (1999), "Probabilistic principal component analysis"; Lucas et al. (2019), "Don't blame the ELBO!";
 Rubin and Thayer (1982), "EM algorithms for ML factor analysis".
 
-MEASURED
+Measured (two busy cores of an AMD EPYC, JAX 0.10.2; 81 s of processor time, oracle in brackets): pPCA -404.96283 in closed form,
+-404.96274 by EM, -404.96439 by gradient with an ELBO of -404.959 [-404.96278], principal angle 0.15 degrees. With the noise held
+at 0.15, Var E[z|x] 0.965, 0.376, 0.00002 [0.964, 0.378, 0]. Mixture -180.18549 by EM, -180.18546 by gradient. Factor analysis
+-133.62366 an example, by gradient M-steps -133.62354 [-133.62353; from its own start -133.65964]. Amari indices, orthogonal: 0.018
+with Laplace q, 0.021 with full covariance [0.019]; oblique: 0.550 and 0.021 [0.028]. Largest fall in a half step: 1.2e-4 of
+405 nats, float32's rounding.
 """
 
 import argparse
@@ -108,8 +113,8 @@ def factor_analysis(total_steps: int, em_steps: int) -> Iterator[Line]:
     start = start.initialized(jax.random.key(1), xs)
     wide = xs.astype(np.float64)
     oracle = partial(FactorAnalysis, 8, tol=1e-3, max_iter=5000, svd_method="lapack")
-    best = oracle(noise_variance_init=wide.var(0)).fit(wide).score(wide)
-    _, history = em(start, xs, num_steps=em_steps, tolerance=1e-7)
+    model, history = em(start, xs, num_steps=em_steps, tolerance=1e-7)
+    best = oracle(noise_variance_init=np.float64(model.noise)).fit(wide).score(wide)
     name = f"digits, 8 factors, EM, {len(history)} steps: log p each"
     yield name, history[-1].log_evidence / len(xs), best
     own = oracle().fit(wide).score(wide)

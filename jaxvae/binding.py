@@ -4,11 +4,11 @@ Objectives take one x and a model. What else is known of the example is bound to
 that no objective, bound or evaluation has to know of it.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 from numpyro.distributions import Distribution, Independent
 
@@ -96,38 +96,39 @@ def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
     Raises:
         InputError: y is no integer scalar, or not one of 0 to num_classes - 1.
     """
-    dtype = jnp.result_type(y) if isinstance(y, int | np.integer | np.ndarray | Array) else None
-    if isinstance(y, bool) or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-        raise InputError(
-            f"y: expected one class number from 0 to {num_classes - 1}, got "
-            f"{y if dtype is None or isinstance(y, bool) else dtype!r}"
-        )
-    if jnp.shape(y) != ():
-        raise InputError(
-            f"y: expected one class number, got shape {jnp.shape(y)}; jax.vmap over labels"
-        )
-    if not isinstance(y, jax.core.Tracer) and not 0 <= int(y) < num_classes:
-        raise InputError(f"y: expected a class number from 0 to {num_classes - 1}, got {int(y)}")
+    expected = f"y: expected one class, an integer from 0 to {num_classes - 1}"
+    known = not isinstance(y, Tracer)
+    dtype = np.asarray(y).dtype if known else jnp.result_type(y)
+    if not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(y) != ():
+        got = repr(y) if known and np.ndim(y) == 0 else f"{dtype} of shape {jnp.shape(y)}"
+        raise InputError(f"{expected}, got {got}")
+    if known and not 0 <= int(y) < num_classes:
+        raise InputError(f"{expected}, got {int(y)}")
     return jnp.asarray(y, jnp.int32)
 
 
-def require_labels(
-    labels: np.ndarray | Array, num_classes: int, name: str = "labels"
-) -> np.ndarray:
-    """Labels of many examples as int32 [N].
+def require_labels(labels: Any, num_classes: int, name: str = "labels") -> Int[np.ndarray, "N"]:
+    """Labels [N] as an int32 array, every one of them a class.
+
+    Compiled code cannot look at values, and would take a label that is no class for "none of them":
+    call this on the whole array before.
 
     Raises:
-        InputError: they are not integers [N] from 0 to num_classes - 1.
+        InputError: they are no integers, have another shape, or one is no class.
+
+    >>> require_labels([0, 2, 1], 3)
+    array([0, 2, 1], dtype=int32)
     """
     array = np.asarray(labels)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise InputError(
-            f"{name}: expected integers [N], one class number an example, got {array.dtype} of shape "
-            f"{array.shape}"
+            f"{name}: expected integers of shape [N], got {array.dtype} of shape {array.shape}; "
+            "number the classes 0, 1, .."
         )
-    if array.size and not (array.min() >= 0 and array.max() < num_classes):
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    if wrong.size:
         raise InputError(
-            f"{name}: expected class numbers from 0 to {num_classes - 1}, got {array.min()} to "
-            f"{array.max()}"
+            f"{name}: expected classes from 0 to {num_classes - 1}, got {array[wrong[0]]} at "
+            f"{wrong[0]}; {wrong.size} of {array.size} are out of range"
         )
     return array.astype(np.int32)

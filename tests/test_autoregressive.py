@@ -24,14 +24,19 @@ Z = jnp.array([0.7, -1.2])
 
 
 def make(decoder, *, gain=2.0, event_shape=EVENT, latent_dim=LATENT, **options):
-    """A model with weights larger than those it would start from, and biases."""
+    """A model with weights larger than those it would start from, and biases; only shapes are traced."""
     options = {"hidden": (9, 8), "decoder": decoder} | DECODERS[decoder] | options
-    key = jax.random.key(0)
-    model = jv.models.autoregressive(key, event_shape, latent_dim=latent_dim, **options)
-    leaves, tree = jax.tree.flatten(model)
-    keys = jax.random.split(key, len(leaves))
-    noise = [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, [gain * a + e for a, e in zip(leaves, noise, strict=True)])
+
+    def build(key):
+        return jv.models.autoregressive(key, event_shape, latent_dim=latent_dim, **options)
+
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        scale = gain / np.sqrt(leaf.shape[0]) if leaf.ndim == 2 else 0.3
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree.map(fill, jax.eval_shape(build, jax.random.key(0)))
 
 
 @jax.jit
@@ -110,7 +115,9 @@ def test_a_markov_decoder_sees_the_last_values_only(order):
 
 def test_a_block_of_one_hot_features_belong_to_one_value():
     model = make("made", event_shape=(4,), likelihood="categorical", num_categories=3)
-    by_x = jax.jacobian(lambda x: model.decoder(x, Z))(jnp.full((4, 3), 1 / 3))  # [C, N, N, C]
+    by_x = jax.jit(jax.jacobian(lambda x: model.decoder(x, Z)))(
+        jnp.full((4, 3), 1 / 3)
+    )  # [C, N, N, C]
     seen = np.tril(np.ones((4, 4), bool), -1)[None, :, :, None]
     np.testing.assert_array_equal(by_x != 0, np.broadcast_to(seen, (3, 4, 4, 3)))
 
@@ -121,7 +128,9 @@ def test_direct_weights_see_the_nearest_values_where_hidden_units_are_few():
         MaskedMLP(6, 0, (2,), num_outputs=1, direct=direct, rngs=nnx.Rngs(jax.random.key(0)))
         for direct in (True, False)
     ]
-    seen = [np.asarray(jax.jacobian(net)(jnp.zeros(6), jnp.zeros(0)))[0] != 0 for net in nets]
+    seen = [
+        np.asarray(jax.jit(jax.jacobian(net))(jnp.zeros(6), jnp.zeros(0)))[0] != 0 for net in nets
+    ]
     np.testing.assert_array_equal(seen[0], BEFORE)
     assert not seen[1][5, 4]
 
@@ -192,12 +201,11 @@ def chain(decoder, output, z, x):
 
 
 def check_chain(model):
-    for x in BITS[jnp.array([5, 37, 62])]:
-        p = model.likelihood(Z)
+    p = model.likelihood(Z)
+    log_p, index = scores(p, BITS), jnp.array([5, 37, 62])
+    for x, expected in zip(BITS[index], log_p[index], strict=True):
         terms = chain(model.decoder, model.output, Z, x)
-        np.testing.assert_allclose(p.log_prob(x), terms.sum(), rtol=2e-5, atol=1e-5)
-        each = p.conditionals(x).base_dist.log_prob(x)
-        np.testing.assert_allclose(each.ravel(), terms, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(expected, terms.sum(), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -234,13 +242,15 @@ def test_the_recurrent_network_is_its_equations():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_jit_is_eager_and_batches_are_rows(decoder):
     p = make(decoder).likelihood(Z)
-    rows = [p.log_prob(x) for x in BITS[:3]]
-    np.testing.assert_allclose(p.log_prob(BITS[:3].reshape(3, 1, *EVENT))[:, 0], rows, rtol=1e-5)
-    np.testing.assert_allclose(scores(p, BITS[:3]), rows, rtol=1e-5)
+    compiled = scores(p, BITS)
+    np.testing.assert_allclose(compiled[5], p.log_prob(BITS[5]), rtol=1e-5)
+    rows = jax.jit(lambda p, xs: p.log_prob(xs))(p, BITS.reshape(16, 4, *EVENT))
+    np.testing.assert_allclose(rows.reshape(-1), compiled, rtol=1e-5)
     key = jax.random.key(2)
     x = p.sample(key)
     np.testing.assert_array_equal(jax.jit(lambda p, key: p.sample(key))(p, key), x)
-    assert p.sample(key, (2, 3)).shape == (2, 3, *EVENT)
+    shape = jax.eval_shape(lambda key: p.sample(key, (2, 3)), key)
+    assert (shape.shape, shape.dtype) == ((2, 3, *EVENT), jnp.float32)
     assert bool(p.support(x))
     assert not p.has_rsample
 
@@ -256,7 +266,7 @@ def contracted(decoder):
         return jnp.sum(jax.vmap(lambda x, z: jax.vmap(lambda z: one(x, z))(z))(xs, zs))
 
     zs = jnp.ones((4, 5, LATENT))
-    program = jax.jit(jax.grad(loss)).lower(model.decoder, BITS[:4], zs).as_text()
+    program = jax.jit(jax.grad(loss)).lower(model.decoder, BITS[40:44], zs).as_text()
     return re.findall(r"contracting_dims = (\[[\d, ]*\])", program)
 
 
@@ -277,15 +287,20 @@ def test_without_latents_the_bound_is_the_likelihood(decoder):
     model = make(decoder, latent_dim=0)
     assert isinstance(model, jv.Model)
     xs, key = BITS[jnp.array([5, 37])], jax.random.key(1)
-    exact = scores(model.likelihood(jnp.zeros(0)), xs)
-    for x, log_p in zip(xs, exact, strict=True):
-        for terms in (
+    exact = scores(model.likelihood(jnp.zeros(0)), BITS)[jnp.array([5, 37])]
+
+    @jax.jit
+    @jax.vmap
+    def objectives(x):
+        return (
             jv.elbo(key, model, x, num_samples=3),
             jv.elbo(key, model, x, kl="monte_carlo", gradient="stl"),
             jv.iwae(key, model, x, num_samples=3, gradient="dreg"),
-        ):
-            assert terms.rate == 0
-            np.testing.assert_allclose(terms.bound, log_p, rtol=1e-6)
+        )
+
+    for terms in objectives(xs):
+        np.testing.assert_array_equal(terms.rate, 0)
+        np.testing.assert_allclose(terms.bound, exact, rtol=1e-6)
     estimate = jv.evaluation.log_likelihood(key, model, xs, num_samples=5, chunk_size=2)
     np.testing.assert_allclose(estimate.estimate, exact, rtol=1e-6)
     np.testing.assert_array_equal(estimate.ess, 5)
@@ -433,9 +448,14 @@ def test_reliance_does_not_depend_on_the_batch_and_says_what_it_cannot_decide():
         for size in (10, 4)
     )
     np.testing.assert_allclose(whole.drop, parts.drop, rtol=1e-4, atol=1e-5)
-    mean, _ = whole.mean_drop
-    at_threshold = jv.evaluation.reliance_on_latents(key, model, BITS[:10], threshold=abs(mean))
-    assert at_threshold.verdict in ("undecided", "ignored")
+    mean, error = whole.mean_drop
+    verdicts = [
+        jv.evaluation.reliance_on_latents(
+            key, model, BITS[:10], batch_size=10, threshold=mean + shift * error
+        ).verdict
+        for shift in (-3.1, 0, 3.1)
+    ]
+    assert verdicts == ["used", "undecided", "ignored"]
     with refused("xs", "two examples"):
         jv.evaluation.reliance_on_latents(key, model, BITS[:1])
     with refused("kl", "'entropy'"):
@@ -445,8 +465,8 @@ def test_reliance_does_not_depend_on_the_batch_and_says_what_it_cannot_decide():
 def test_reliance_of_values_that_were_observed():
     """A mask goes with its x, and an example without its values has nothing to lose."""
     model = jv.models.vae(jax.random.key(0), EVENT, latent_dim=2, hidden=(4,))
-    mask = jnp.ones_like(BITS[:4]).at[1].set(0)
-    batch = {"x": jnp.where(mask > 0, BITS[:4], jnp.nan), "mask": mask}
+    mask = jnp.ones_like(BITS[40:44]).at[1].set(0)
+    batch = {"x": jnp.where(mask > 0, BITS[40:44], jnp.nan), "mask": mask}
     result = jv.evaluation.reliance_on_latents(jax.random.key(0), model, batch)
     assert result.drop[1] == 0
     assert np.all(np.isfinite(result.drop))

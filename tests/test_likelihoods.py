@@ -220,7 +220,7 @@ CASES = cases()
 ALL = pytest.mark.parametrize("name", CASES)
 FAMILIES = pytest.mark.parametrize("name", [name for name in CASES if " " not in name])
 """Without the variants that have the same distribution."""
-FEW = pytest.mark.parametrize("name", ["continuous_bernoulli", "discretized_logistic", "poisson"])
+FEW = pytest.mark.parametrize("name", ["discretized_logistic", "poisson"])
 
 
 def likelihood_of(case, params=None):
@@ -494,13 +494,14 @@ def check_masks(name, bind):
     def each(params):
         return log_prob(case.module(params).base_dist, jnp.asarray(x))
 
-    over_x = jax.vmap(jax.value_and_grad(score), in_axes=(None, 0, 0))
-    over_params = jax.jit(jax.vmap(over_x, in_axes=(0, None, None)))
+    def both(params):
+        """With each mask; and each value's own, whose slopes stand side by side in their sum's."""
+        over_x = jax.vmap(jax.value_and_grad(score), in_axes=(None, 0, 0))
+        observed = over_x(params, jnp.float32(stored), jnp.float32(masks))
+        return observed, (each(params), jax.grad(lambda params: jnp.sum(each(params)))(params))
+
     params = jnp.concatenate([jnp.float32(case.params)[None], extremes(case)])
-    value, gradient = over_params(params, jnp.float32(stored), jnp.float32(masks))
-    # Entry i of a derivative of a factor in its own parameters: their sum has them side by side.
-    exact = jax.jit(jax.vmap(each))(params)
-    slope = jax.jit(jax.vmap(jax.grad(lambda params: jnp.sum(each(params)))))(params)
+    (value, gradient), (exact, slope) = jax.jit(jax.vmap(both))(params)
     exact, slope = np.float64(exact), np.float64(slope)
     for i, mask in enumerate(masks):
         seen = mask > 0
@@ -569,7 +570,7 @@ def test_a_mask_of_another_shape_is_refused(name):
 
 @pytest.mark.parametrize("name", sorted({*get_args(LikelihoodName)} - {"categorical"}))
 def test_names_make_a_vae_with_gradients_everywhere(name):
-    model = models.vae(jax.random.key(0), (SIZE,), latent_dim=2, hidden=(4,), likelihood=name)
+    model = models.vae(jax.random.key(0), (SIZE,), latent_dim=2, hidden=(), likelihood=name)
     x = jnp.float32(np.resize(CASES[name].inside[1:], SIZE))
 
     @jax.jit

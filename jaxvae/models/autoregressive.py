@@ -94,7 +94,7 @@ def autoregressive(
         InputError: an argument is out of its range or has no effect; the message names it.
 
     >>> model = autoregressive(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
-    >>> bits = (jnp.arange(16)[:, None] // 2 ** jnp.arange(4) % 2).astype(jnp.float32)
+    >>> bits = (jnp.arange(16)[:, None] // 2 ** jnp.arange(4)[None] % 2).astype(jnp.float32)
     >>> log_p = jax.vmap(model.likelihood(jnp.ones(2)).log_prob)(bits)
     >>> round(float(jnp.exp(log_p).sum()), 5)
     1.0

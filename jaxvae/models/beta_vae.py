@@ -29,4 +29,3 @@ def beta_vae(*args: Any, **options: Any) -> VAE:
     variational framework".
     """
     return vae(*args, **options)
-

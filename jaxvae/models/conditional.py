@@ -3,16 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxvae.binding import require_class, require_labels
 from jaxvae.models.likelihoods import (
     Likelihood,
     LikelihoodName,
@@ -23,6 +22,8 @@ from jaxvae.models.likelihoods import (
 from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
 from jaxvae.networks import Activation, DenseName, Initializer, dense_network
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+
+__all__ = ["ConditionalVAE", "GivenClass", "conditional_vae", "require_labels"]
 
 Label: TypeAlias = int | Int[Array, ""]
 
@@ -73,7 +74,7 @@ class ConditionalVAE(nnx.Module):
         Raises:
             InputError: y is no integer, or not a class.
         """
-        return GivenClass(self, _require_label(y, self.num_classes))
+        return GivenClass(self, require_class(y, self.num_classes))
 
 
 class GivenClass(NamedTuple):
@@ -173,51 +174,6 @@ def conditional_vae(
     )
 
 
-def require_labels(labels: Any, num_classes: int) -> Int[np.ndarray, "N"]:
-    """Labels [N] as a NumPy array, every one of them a class.
-
-    Compiled code cannot look at values, and would take a label that is no class for "none of them":
-    call this on the whole array before.
-
-    Args:
-        labels: integers from 0 to C - 1, of shape [N].
-        num_classes: C, at least 2.
-
-    Raises:
-        InputError: they are no integers, have another shape, or one is no class.
-
-    >>> require_labels([0, 2, 1], 3)
-    array([0, 2, 1])
-    """
-    _require_num_classes(num_classes)
-    array = np.asarray(labels)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise InputError(
-            f"label: expected integers of shape [N], got {array.dtype} of shape {array.shape}; "
-            "number the classes 0, 1, .."
-        )
-    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
-    if wrong.size:
-        raise InputError(
-            f"label: expected classes from 0 to {num_classes - 1}, got {array[wrong[0]]} at "
-            f"{wrong[0]}; {wrong.size} of {array.size} are out of range"
-        )
-    return array
-
-
 def _require_num_classes(num_classes: int) -> None:
     if type(num_classes) is not int or num_classes < 2:
         raise InputError(f"num_classes: expected an integer of at least 2, got {num_classes!r}")
-
-
-def _require_label(y: Any, num_classes: int) -> Int[Array, ""]:
-    """One label as an array; its value is checked where it is known."""
-    expected = f"y: expected one class, an integer from 0 to {num_classes - 1}"
-    known = not isinstance(y, Tracer)
-    dtype = np.asarray(y).dtype if known else jnp.result_type(y)
-    if not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(y) != ():
-        got = repr(y) if known and np.ndim(y) == 0 else f"{dtype} of shape {jnp.shape(y)}"
-        raise InputError(f"{expected}, got {got}")
-    if known and not 0 <= int(y) < num_classes:
-        raise InputError(f"{expected}, got {int(y)}")
-    return jnp.asarray(y, jnp.int32)

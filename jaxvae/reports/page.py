@@ -201,8 +201,8 @@ def _examples(contents: Contents) -> Iterator[str]:
             "Samples of each class",
             f"{words}: a row a class, from the same 12 draws of z in every row.",
         )
-    if plain is model:
-        samples = figures.prior_samples(model, num=SAMPLES, seed=0)
+    if plain is contents.model:
+        samples = figures.prior_samples(plain, num=SAMPLES, seed=0)
         yield markup.figure(
             figures.example_grid(samples, columns=12),
             "Samples from the prior",

@@ -2,8 +2,8 @@
 
 from statistics import NormalDist
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpyro.distributions import Independent, Normal
@@ -130,6 +130,6 @@ def is_standard_normal(model: Model) -> bool:
     each = p.base_dist if isinstance(p, Independent) else p
     return (
         isinstance(each, Normal)
-        and not isinstance(each.loc, jax.core.Tracer)
+        and not isinstance(each.loc, Tracer)
         and bool(np.all(np.asarray(each.loc) == 0) and np.all(np.asarray(each.scale) == 1))
     )

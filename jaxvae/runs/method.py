@@ -126,8 +126,8 @@ def _with_labels(
     rows = choose_labelled(
         choice_key, jnp.asarray(train["label"]), config.num_labels, dataset.num_classes or 0
     )
-    stored, labels = np.asarray(train["x"])[rows], np.asarray(train["label"])[rows]
-    xs = map_examples(dataset.observe, once_key, jnp.asarray(stored), batch_size=len(rows))
+    stored, labels = jnp.asarray(np.asarray(train["x"])[rows]), np.asarray(train["label"])[rows]
+    xs = map_examples(dataset.observe, once_key, stored, batch_size=len(rows))
     objective = partial(
         semi_supervised,
         labelled_x=xs,

@@ -1,0 +1,64 @@
+"""How well q(y|x) tells the classes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxvae.binding import require_labels
+from jaxvae.evaluation.streams import stream
+from jaxvae.types import (
+    Batch,
+    InputError,
+    PRNGKey,
+)
+
+
+class Classification(NamedTuple):
+    """How often the most probable class is the true one."""
+
+    accuracy: float
+    standard_error: float
+    """Of the accuracy, sqrt(a (1 - a) / N)."""
+    confusion: Int[np.ndarray, "C C"]
+    """How many examples of class [i] were taken for class [j]."""
+
+
+def classification(
+    model: Any, xs: Batch, labels: Int[np.ndarray, "N"], *, batch_size: int = 500
+) -> Classification:
+    """Accuracy of `argmax_y q(y|x)`, for a model with `label_posterior`.
+
+    Args:
+        model: such as `models.ssvae`, with `label_posterior(x)` of one example having `logits` [C].
+        xs: examples as the model sees them, [N, *event].
+        labels: their classes, integers from 0 to C - 1.
+        batch_size: examples at a time.
+
+    Returns:
+        Accuracy from 0 to 1 with its standard error, and the confusion matrix [C, C].
+
+    Raises:
+        InputError: the model has no `label_posterior`, or the labels do not fit.
+    """
+    if not hasattr(model, "label_posterior"):
+        raise InputError(
+            "model: expected one with label_posterior, such as models.ssvae, got "
+            f"{type(model).__name__}"
+        )
+    no_draws = jax.random.key(0)
+    logits = stream(_label_logits, model, no_draws, xs, batch_size=batch_size)
+    classes = logits.shape[-1]
+    labels = require_labels(labels, classes)
+    if len(labels) != len(logits):
+        raise InputError(f"labels: expected {len(logits)}, one an example, got {len(labels)}")
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, logits.argmax(-1)), 1)
+    accuracy = float(np.trace(confusion) / len(labels))
+    error = float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))
+    return Classification(accuracy, error, confusion)
+
+
+def _label_logits(model: Any, _: PRNGKey, x: Array) -> Array:
+    return model.label_posterior(x).logits

@@ -1,0 +1,196 @@
+"""What latents hold: moments of q(z|x), active units, rates of latents and of layers."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxvae.distributions import (
+    Chain,
+    describe,
+    require_one_event,
+    sample,
+)
+from jaxvae.distributions.calls import numpyro_promotion
+from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.sampling import kl_each
+from jaxvae.types import (
+    Batch,
+    InputError,
+    Model,
+    PRNGKey,
+    require_key,
+    require_positive,
+)
+
+
+class ActiveUnits(NamedTuple):
+    """How much each latent follows the data."""
+
+    variance: Float[np.ndarray, "D"]
+    """Variance over examples of the posterior mean of each latent."""
+    active: Bool[np.ndarray, "D"]
+    """Which of them exceed the threshold."""
+    count: int
+    """How many do."""
+
+
+def active_units(
+    model: Model,
+    xs: Batch,
+    *,
+    threshold: float = 0.01,
+    num_samples: int | None = None,
+    batch_size: int = 500,
+) -> ActiveUnits:
+    """Latents whose posterior mean moves with x: `Var_x(E_q[z_d|x]) > threshold`.
+
+    Args:
+        model: any object with `posterior`.
+        xs: examples as the model sees them, or a batch.
+        threshold: variance above which a latent counts as active.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; what the
+            draws themselves add to the variance is subtracted.
+        batch_size: examples at a time.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
+    """
+    moments = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size)
+    means = np.asarray(moments.mean, np.float64)
+    variance = means.var(axis=0, ddof=1 if len(means) > 1 else 0)
+    if (
+        num_samples is not None and num_samples > 1
+    ):  # the mean of K draws varies by Var_q / K itself
+        noise = np.mean(moments.variance, axis=0, dtype=np.float64) / (num_samples - 1)
+        variance = np.maximum(variance - noise, 0)
+    active = variance > threshold
+    return ActiveUnits(variance, active, int(active.sum()))
+
+
+class Moments(NamedTuple):
+    """Mean and variance of q(z|x), per example and latent."""
+
+    mean: Float[np.ndarray, "N D"]
+    variance: Float[np.ndarray, "N D"]
+
+
+def posterior_moments(
+    model: Model, xs: Batch, *, num_samples: int | None = None, batch_size: int = 500
+) -> Moments:
+    """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D].
+
+    In closed form; or, with `num_samples`, those of so many draws, the same at every call.
+
+    Raises:
+        InputError: there is no closed form and `num_samples` is not given.
+    """
+    key = jax.random.key(0)
+    if num_samples is None:
+        return Moments(*stream(_moments, model, key, xs, batch_size=batch_size))
+    require_positive(num_samples=num_samples)
+    moments = stream(
+        _sample_moments, model, key, xs, batch_size=batch_size, num_samples=num_samples
+    )
+    return Moments(*moments)
+
+
+def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
+    q = model.posterior(x)
+    require_one_event(q, "model.posterior(x)")
+    try:
+        with numpyro_promotion():
+            return jnp.asarray(q.mean), jnp.asarray(q.variance)
+    except NotImplementedError:
+        raise InputError(
+            f"model: expected a posterior of known mean and variance, got {describe(q)}; "
+            "pass num_samples to estimate them"
+        ) from None
+
+
+def _sample_moments(
+    model: Model, key: PRNGKey, x: Array, *, num_samples: int
+) -> tuple[Array, Array]:
+    q = model.posterior(x)
+    require_one_event(q, "model.posterior(x)")
+    zs = jax.vmap(lambda k: sample(q, jax.random.fold_in(key, k)))(jnp.arange(num_samples))
+    return jnp.mean(zs, axis=0), jnp.var(zs, axis=0)
+
+
+def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
+    """Mean over examples of KL(q(z_d|x) || p(z_d)), nats; they sum to the mean rate.
+
+    Raises:
+        InputError: posterior or prior does not factorise over latents, or there is no closed form.
+    """
+    no_draws = jax.random.key(0)
+    kl = stream(_kl_each, model, no_draws, xs, batch_size=batch_size)
+    return np.asarray(kl, np.float64).mean(axis=0)
+
+
+def _kl_each(model: Model, _: PRNGKey, x: Array) -> Array:
+    return kl_each(model.posterior(x), model.prior())
+
+
+class LayerKL(NamedTuple):
+    """What each layer of a hierarchy costs, as NumPy arrays."""
+
+    mean: Float[np.ndarray, "L"]
+    """Mean over examples of `E_q[log q - log p]` of each layer, nats."""
+    standard_error: Float[np.ndarray, "L"]
+    """Of `mean`, over examples, the Monte Carlo error within it."""
+
+
+def kl_per_layer(
+    key: PRNGKey,
+    model: Model,
+    xs: Batch,
+    *,
+    num_samples: int = 1,
+    batch_size: int | None = None,
+) -> LayerKL:
+    """Which layers of a hierarchy carry the rate: `E_q[log q_l - log p_l]` of each, nats.
+
+    q_l is the factor of q(z|x) that draws layer l, p_l the factor of p(z) that does. They sum to the
+    Monte Carlo rate of `elbo(kl="monte_carlo")` under the same keys. Where both condition on the
+    layers above, as in a ladder, each is an expected KL and not negative; where q climbs, as q(h1|x)
+    against p(h1|h2), one of them can be.
+
+    Args:
+        key: one typed key.
+        model: with chains as prior and posterior, such as `jaxvae.models.hierarchical`.
+        xs: examples as the model sees them, [N, *event], or a batch.
+        num_samples: K, samples of each example.
+        batch_size: examples at a time; by default so many that batch x K is about 1,000.
+
+    Returns:
+        `mean` [L] and `standard_error` [L], the layer next to x first.
+
+    Raises:
+        InputError: prior and posterior are not chains of the same layers, or a size is below 1.
+
+    Source: Soenderby et al. (2016), "Ladder variational autoencoders", on layers that go unused.
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples)
+    batch_size = max(1, 1000 // num_samples) if batch_size is None else batch_size
+    kl = stream(_kl_layers, model, key, xs, batch_size=batch_size, num_samples=num_samples)
+    mean, error = zip(*map(mean_and_error, kl.T), strict=True)
+    return LayerKL(np.array(mean), np.array(error))
+
+
+def _kl_layers(model: Model, key: PRNGKey, x: Array, *, num_samples: int) -> Array:
+    q, p = model.posterior(x), model.prior()
+    if not isinstance(q, Chain) or not isinstance(p, Chain) or q.sizes != p.sizes:
+        said = [f"{describe(d)}{f' of {d.sizes}' if isinstance(d, Chain) else ''}" for d in (q, p)]
+        raise InputError(
+            "model: expected a posterior and a prior that are chains of the same layers, got "
+            f"{said[0]} and {said[1]}; for latents that factorise use kl_per_latent"
+        )
+
+    def one(k: Array) -> Array:
+        z, log_q = q.sample_with_log_prob_each(jax.random.fold_in(key, k))
+        return log_q - p.log_prob_each(z)
+
+    return jnp.mean(jax.vmap(one)(jnp.arange(num_samples)), axis=0)

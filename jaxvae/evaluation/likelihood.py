@@ -1,0 +1,162 @@
+"""Importance-weighted log-likelihoods, and the terms of an objective, for every example."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvae import objectives
+from jaxvae.distributions import (
+    log_prob,
+    sample_with_log_prob,
+)
+from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.sampling import log_likelihood as log_p_x_given_z
+from jaxvae.sampling import require_latents
+from jaxvae.types import (
+    Batch,
+    Model,
+    Objective,
+    PRNGKey,
+    Terms,
+    require_key,
+    require_positive,
+)
+
+
+class LogLikelihood(NamedTuple):
+    """Importance-weighted estimates of log p(x), one an example, as NumPy arrays."""
+
+    estimate: Float[np.ndarray, "N"]
+    """log mean_k w[k], nats: in expectation a lower bound on log p(x)."""
+    standard_error: Float[np.ndarray, "N"]
+    """Of `estimate`, from the spread of the weights (delta method), nats."""
+    ess: Float[np.ndarray, "N"]
+    """Effective sample size, (sum w)^2 / sum w^2, from 1 to K."""
+
+    def mean(self) -> tuple[float, float]:
+        """The mean over examples and its standard error, nats.
+
+        The error is that of a sample of examples from a population, sd / sqrt(N); it contains the
+        Monte Carlo error, which `standard_error` gives by itself.
+        """
+        return mean_and_error(self.estimate)
+
+
+class _Sums(NamedTuple):
+    """Running sums of w and w^2 relative to exp(peak), for one example."""
+
+    peak: Float[Array, ""]
+    first: Float[Array, ""]
+    second: Float[Array, ""]
+
+    def add(self, log_w: Float[Array, "K"]) -> "_Sums":
+        peak = jnp.maximum(self.peak, jnp.max(log_w))
+        safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
+        old, new = jnp.exp(self.peak - safe), jnp.exp(log_w - safe)
+        return _Sums(peak, self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2))
+
+
+def log_likelihood(
+    key: PRNGKey,
+    model: Model,
+    xs: Batch,
+    *,
+    num_samples: int,
+    chunk_size: int = 100,
+    batch_size: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> LogLikelihood:
+    """Importance-weighted log-likelihood of every example, in memory that does not grow with K.
+
+    `estimate = log mean_k w[k]`, `w[k] = p(x, z_k) / q(z_k|x)`, `z_k ~ q(z|x)`. The example is
+    encoded once; the samples stream in chunks through running sums of w and w^2. Sample k of
+    example i draws from `fold_in(fold_in(key, i), k)`: the estimate depends neither on the batch
+    nor on the chunk, and whatever does not divide is still counted.
+
+    Args:
+        key: one typed key.
+        model: any object with `prior`, `posterior` and `likelihood`.
+        xs: examples as the model sees them, [N, *event]; or a batch, a mapping with `x` and, where
+            there are any, `label` and `mask`.
+        num_samples: K.
+        chunk_size: samples at a time.
+        batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
+        on_progress: called after every batch with the number of examples that are done.
+
+    Returns:
+        `estimate` [N] and its `standard_error` [N], nats; `ess` [N].
+
+    Raises:
+        InputError: a size is below 1, or the shapes do not fit the model.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 5.1; standard error by the delta method,
+    Owen (2013), "Monte Carlo theory, methods and examples".
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples, chunk_size=chunk_size)
+    if batch_size is None:
+        batch_size = max(1, 1000 // min(chunk_size, num_samples))
+    chunk_size = min(chunk_size, num_samples)
+    result = stream(
+        _log_likelihood,
+        model,
+        key,
+        xs,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        num_samples=num_samples,
+        chunk_size=chunk_size,
+    )
+    return LogLikelihood(*result)
+
+
+def _log_likelihood(
+    model: Model, key: PRNGKey, x: Array, *, num_samples: int, chunk_size: int
+) -> tuple[Array, Array, Array]:
+    q, p = model.posterior(x), model.prior()
+    require_latents(q, p)
+
+    def log_w(k: Array) -> Array:
+        z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))
+        value = log_p_x_given_z(model, x, z) + log_prob(p, z) - log_q
+        return jnp.where(k < num_samples, value, -jnp.inf)
+
+    def chunk(sums: _Sums, start: Array) -> tuple[_Sums, None]:
+        return sums.add(jax.vmap(log_w)(start + jnp.arange(chunk_size))), None
+
+    zero = jnp.zeros(())
+    starts = jnp.arange(0, num_samples, chunk_size)
+    (peak, first, second), _ = jax.lax.scan(chunk, _Sums(-jnp.inf + zero, zero, zero), starts)
+    estimate = peak + jnp.log(first) - jnp.log(float(num_samples))
+    ess = first**2 / second
+    # var(mean w) / mean(w)^2 = (K / ess - 1) / (K - 1)
+    relative_variance = jnp.maximum(num_samples / ess - 1, 0) / max(num_samples - 1, 1)
+    error = jnp.sqrt(relative_variance) if num_samples > 1 else jnp.full((), jnp.nan)
+    return estimate, error, ess
+
+
+def terms(
+    key: PRNGKey,
+    model: Model,
+    xs: Batch,
+    *,
+    objective: Objective = objectives.elbo,
+    batch_size: int = 500,
+) -> Terms:
+    """The terms of an objective for every example, as NumPy arrays [N], nats.
+
+    Row i draws from `fold_in(key, i)`: the result does not depend on the batch size.
+
+    Raises:
+        InputError: the shapes do not fit the model.
+    """
+    require_key(key)
+    return stream(_terms, model, key, xs, batch_size=batch_size, objective=objective)
+
+
+def _terms(model: Model, key: PRNGKey, x: Array, *, objective: Objective) -> Any:
+    return objective(key, model, x)

@@ -1,0 +1,145 @@
+"""Whether the decoder looks at z."""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvae.batching import Examples, map_examples, unpack
+from jaxvae.binding import bind
+from jaxvae.distributions import (
+    analytic_kl,
+    log_prob,
+    sample_with_log_prob,
+)
+from jaxvae.evaluation.streams import Constant, mean_and_error
+from jaxvae.sampling import log_likelihood as log_p_x_given_z
+from jaxvae.sampling import require_latents
+from jaxvae.types import (
+    Batch,
+    InputError,
+    PRNGKey,
+    require_key,
+    require_positive,
+)
+
+
+class Reliance(NamedTuple):
+    """How much a decoder makes of its latents."""
+
+    rate: Float[np.ndarray, "N"]
+    """KL(q(z|x) || p(z)) of every example, nats: what z costs."""
+    drop: Float[np.ndarray, "N"]
+    """E log p(x|z) lost by taking z from q of another example, nats: what z is worth to the decoder."""
+    mean_rate: tuple[float, float]
+    """Mean and standard error over examples, nats."""
+    mean_drop: tuple[float, float]
+    """Mean and standard error over examples, nats; neighbours share an example, which the error counts."""
+    verdict: Literal["ignored", "used", "undecided"]
+    """By whether the drop lies below or above the threshold by three standard errors, or neither."""
+
+    def __str__(self) -> str:
+        (rate, rate_error), (drop, drop_error) = self.mean_rate, self.mean_drop
+        return (
+            f"the decoder's use of z: {self.verdict}; z of another example costs {drop:.2f} +- "
+            f"{drop_error:.2f} nats of log p(x|z), the rate is {rate:.2f} +- {rate_error:.2f} nats"
+        )
+
+
+def reliance_on_latents(
+    key: PRNGKey,
+    model: Any,
+    xs: Batch,
+    *,
+    num_samples: int = 10,
+    kl: Literal["analytic", "monte_carlo"] = "analytic",
+    threshold: float = 0.1,
+    batch_size: int = 100,
+) -> Reliance:
+    """Does the decoder use z, or model x by itself? What z costs beside what it is worth.
+
+    `drop[i] = mean_k (log p(x_i|z_k) - log p(x_i|z'_k))`, `z_k ~ q(z|x_i)`, `z'_k ~ q(z|x_j)`, where j is
+    the next example, and the first after the last: about 0 where the decoder ignores z, and exactly 0
+    where z has no weight in it. Both are drawn from the same noise. A rate without a drop is wasted;
+    a rate near 0 is posterior collapse.
+
+    A decoder strong enough to model x alone, such as an autoregressive one, tends to both. Remedies:
+    raise beta from 0 to 1 early in training (`jaxvae.training.linear_warmup`), let each latent have
+    some nats for free (`free_bits` of `jaxvae.elbo`) or hold the rate at a `capacity`, or weaken the
+    decoder: fewer and narrower layers, `decoder="markov"` of a low order, or one that factorises.
+
+    Args:
+        key: one typed key; example i draws from `fold_in(key, i)`.
+        model: any object with `prior`, `posterior` and `likelihood`, or with `given`, which returns one.
+        xs: two examples or more [N, *event], in an order that says nothing; or a batch, a mapping
+            with `x` and, where there are any, `label` and `mask`, which go with their x.
+        num_samples: K.
+        kl: how the rate is computed: in closed form, or from the samples, as for a flow.
+        threshold: how many nats of drop count as use.
+        batch_size: examples at a time.
+
+    Returns:
+        `rate` [N] and `drop` [N], their means with standard errors, and the verdict; `str` says it all.
+
+    Raises:
+        InputError: there are fewer than two examples, an option or a shape is not usable, or no
+            closed form of the rate is known.
+
+    Source: Bowman et al. (2016), "Generating sentences from a continuous space", for the collapse
+    and warm-up; Kingma et al. (2016), "Improved variational inference with inverse autoregressive
+    flow", for free bits. Departs from the source: they look at the rate alone, which says what the
+    encoder puts into z, not what the decoder takes from it.
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples, batch_size=batch_size)
+    if kl not in ("analytic", "monte_carlo"):
+        raise InputError(f'kl: expected "analytic" or "monte_carlo", got {kl!r}')
+    examples = unpack(xs)
+    if len(examples.x) < 2:
+        raise InputError("xs: expected two examples or more, to exchange their latents, got one")
+    held = model if jax.tree.leaves(model) != [model] else Constant(model)
+    pairs = jax.tree.map(lambda column: jnp.stack([column, jnp.roll(column, -1, 0)], 1), examples)
+    rate, drop = jax.device_get(_reliance(held, key, pairs, num_samples, kl, batch_size))
+    mean, error = drop_of = _mean_and_error_of_neighbours(drop)
+    verdict = "undecided"
+    if abs(mean - threshold) >= 3 * error:
+        verdict = "used" if mean > threshold else "ignored"
+    return Reliance(rate, drop, mean_and_error(rate), drop_of, verdict)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _reliance(
+    held: Any, key: PRNGKey, pairs: Examples, num_samples: int, kl: str, batch_size: int
+) -> tuple[Array, Array]:
+    model = held.model if isinstance(held, Constant) else held
+
+    def one(key: PRNGKey, pair: Examples) -> tuple[Array, Array]:
+        own = jax.tree.map(lambda column: column[0], pair)
+        bound = bind(model, own.label, own.mask)
+
+        def draw(row: Examples) -> tuple[Array, Array]:
+            q = bind(model, row.label, row.mask).posterior(row.x)
+            require_latents(q, bound.prior())
+            return jax.vmap(lambda k: sample_with_log_prob(q, jax.random.fold_in(key, k)))(ks)
+
+        ks = jnp.arange(num_samples)
+        z, log_q = jax.vmap(draw)(pair)  # [2, K, ..]: of its own and of the other example
+        log_p = jax.vmap(jax.vmap(lambda z: log_p_x_given_z(bound, own.x, z)))(z)
+        drop = jnp.mean(log_p[0] - log_p[1])
+        if kl == "analytic":
+            return analytic_kl(bound.posterior(own.x), bound.prior()), drop
+        return jnp.mean(log_q[0] - jax.vmap(lambda z: log_prob(bound.prior(), z))(z[0])), drop
+
+    return map_examples(one, key, pairs, batch_size=batch_size)
+
+
+def _mean_and_error_of_neighbours(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
+    """Mean and standard error in a ring where neighbours are dependent, positively at worst."""
+    values = np.asarray(values, np.float64)
+    mean, _ = mean_and_error(values)
+    rest = values - mean
+    variance = (rest @ rest + 2 * max(rest @ np.roll(rest, -1), 0)) / (len(rest) - 1)
+    return mean, float(np.sqrt(variance / len(rest)))

@@ -1,0 +1,86 @@
+"""Rows in batches, one dispatch each; means with their errors."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvae.batching import Examples, fold_each, unpack
+from jaxvae.binding import bind
+from jaxvae.types import (
+    Batch,
+    Model,
+    PRNGKey,
+    require_positive,
+)
+
+
+def mean_and_error(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
+    """Mean and standard error sd / sqrt(N) in float64; the error of one value is NaN."""
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return float(values.mean()), float(spread / np.sqrt(len(values)))
+
+
+def stream(
+    function: Callable[..., Any],
+    model: Model,
+    key: PRNGKey,
+    xs: Batch,
+    *,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Any:
+    """`function(model, fold_in(key, i), xs[i], **options)` for every row, as NumPy arrays.
+
+    A batch is a dispatch. The same function and options are compiled once for all calls.
+
+    The last batch is filled up with copies of the last row, so that one compilation serves all.
+    """
+    require_positive(batch_size=batch_size)
+    examples = unpack(xs)
+    size = len(examples.x)
+    is_pytree = jax.tree.leaves(model) != [model]
+    held = model if is_pytree else Constant(model)
+    batch_size = min(batch_size, size)
+
+    parts = []
+    named_options = tuple(sorted(options.items()))
+    for start in range(0, size, batch_size):
+        index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
+        batch = _batch(function, named_options, held, key, examples, index)
+        parts.append(jax.block_until_ready(batch))
+        if on_progress:
+            on_progress(min(start + batch_size, size))
+    return jax.tree.map(lambda *rows: np.concatenate(jax.device_get(rows))[:size], *parts)
+
+
+@jax.tree_util.register_static
+class Constant:
+    """A model that is no pytree: a constant for the compiler."""
+
+    def __init__(self, model: Model):
+        self.model = model
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _batch(
+    function: Callable[..., Any],
+    options: tuple[tuple[str, Any], ...],
+    held: Model | Constant,
+    key: PRNGKey,
+    examples: Examples,
+    index: Array,
+) -> Any:
+    model = held.model if isinstance(held, Constant) else held
+
+    def one(key: PRNGKey, row: Examples) -> Any:
+        return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
+
+    rows = jax.tree.map(lambda column: column[index], examples)
+    return jax.vmap(one)(fold_each(key, index), rows)
