@@ -1,6 +1,31 @@
-"""How much of x an autoregressive decoder leaves to its latents.
+"""What an autoregressive decoder leaves to its latents, and what KL warm-up and free bits make of it.
 
-python experiments/autoregressive.py
+Claim: trained plainly, a masked autoregressive decoder leaves z less than half of the nats that a factorising decoder
+puts into it; warm-up and free bits raise the rate to 1.6 times and more, without bettering the NELBO. It does not ignore z,
+as stronger decoders are reported to.
+
+    python experiments/autoregressive.py                                       # 8x8 digits, thresholded
+    python experiments/autoregressive.py --data DIR --hidden 200 --latent-dim 16 --num-test 1000    # MNIST, IDX files
+
+Protocol: 64 bits a digit (above half of full scale), 1,297 training and 250 test images, one hidden layer of 128, ReLU, z
+of 8, Adam 1e-3, batch 100, 2,000 steps, the last step evaluated; NLL by 500 importance samples. "drop" is what log p(x|z)
+loses by the z of another image, "gain in NLL" is over the decoder without latents, paired. Warm-up: beta from 0 to 1 in
+the first half; free bits: half a nat for each latent; markov: a decoder that sees one pixel back.
+Source: Bowman et al. (2016), "Generating sentences from a continuous space", for the collapse and warm-up; Kingma et al. (2016),
+"Improved variational inference with inverse autoregressive flow", for free bits.
+
+Measured (seed 0, two shared cores of an AMD EPYC, JAX 0.10.2; 104 s in all, 41 s of it computing), nats on test:
+
+    test, nats        NELBO              NLL           gain in NLL           rate              drop        use of z
+    no latents     17.68 +- 0.29     17.68 +- 0.29      0.00 +- 0.00      0.00 +- 0.00      0.00 +- 0.00   ignored
+    factorising    18.34 +- 0.29     17.47 +- 0.25      0.21 +- 0.11      6.01 +- 0.06     36.54 +- 1.37   used
+    plain          17.48 +- 0.31     17.29 +- 0.28      0.39 +- 0.06      2.64 +- 0.04      8.60 +- 0.36   used
+    warm-up        17.83 +- 0.30     17.38 +- 0.26      0.30 +- 0.07      4.38 +- 0.05     19.91 +- 0.77   used
+    free bits      17.99 +- 0.29     17.39 +- 0.26      0.29 +- 0.07      5.63 +- 0.05     22.98 +- 0.82   used
+    markov         19.28 +- 0.31     18.84 +- 0.28     -1.16 +- 0.13      4.09 +- 0.05     20.73 +- 0.95   used
+
+On MNIST (its options as above, but 1,500 steps, 500 test images and 20 importance samples) the plain one has NELBO 91.06 +-
+1.13, rate 12.68 +- 0.09 and drop 81.04 +- 2.30.
 """
 
 import argparse
@@ -26,8 +51,7 @@ class Setting(NamedTuple):
 
 
 def settings(latent_dim: int, free_bits: float, total_steps: int) -> list[Setting]:
-    """The masked decoder alone, one that factorises, with latents,
-    with a remedy, and a weaker one."""
+    """Without latents; a decoder that factorises; a masked one, plainly and with two remedies; a weaker one."""
     made = partial(jv.models.autoregressive, decoder="made")
     warm_up = {"beta": linear_warmup(total_steps // 2, total_steps)}
     return [
@@ -74,10 +98,9 @@ def main() -> None:
     args = parser.parse_args()
     dataset = jv.data.load(args.data, data_dir=args.data_dir, binarize="threshold")
     test = observe_split(jax.random.key(0), dataset, "test")[: args.num_test]
-    key = jax.random.key(1)
-    print(
-        "test nats       NELBO            NLL              rate             drop             use of z"
-    )
+    key, alone = jax.random.key(1), None
+    titles = ("NELBO", "NLL", "gain in NLL", "rate", "drop")
+    print(f"{'test, nats':<12}" + "".join(f"{title:^18}" for title in titles) + " use of z")
     for setting in settings(args.latent_dim, args.free_bits, args.total_steps):
         if args.only and setting.name not in args.only:
             continue

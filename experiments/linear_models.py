@@ -17,9 +17,9 @@ Rubin and Thayer (1982), "EM algorithms for ML factor analysis".
 Measured (two busy cores of an AMD EPYC, JAX 0.10.2; 81 s of processor time, oracle in brackets): pPCA -404.96283 in closed form,
 -404.96274 by EM, -404.96439 by gradient with an ELBO of -404.959 [-404.96278], principal angle 0.15 degrees. With the noise held
 at 0.15, Var E[z|x] 0.965, 0.376, 0.00002 [0.964, 0.378, 0]. Mixture -180.18549 by EM, -180.18546 by gradient. Factor analysis
--133.62366 an example, by gradient M-steps -133.62354 [-133.62353; from its own start -133.65964]. Amari indices, orthogonal: 0.018
-with Laplace q, 0.021 with full covariance [0.019]; oblique: 0.550 and 0.021 [0.028]. Largest fall in a half step: 1.2e-4 of
-405 nats, float32's rounding.
+-133.62366 an example, by gradient M-steps -133.62354 [-133.62353; from its own start -133.65964]. Amari indices, orthogonal:
+0.018 with Laplace q, 0.021 with full covariance [0.019]; oblique: 0.550 and 0.021 [0.028]. Largest fall in a half step:
+1.2e-4 of 405 nats, float32's rounding.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -102,8 +104,10 @@ def check_sees(model, sees):
 BEFORE = np.tril(np.ones((6, 6), bool), -1)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "beta"])
-@pytest.mark.parametrize("decoder", ["made", "recurrent"])
+@pytest.mark.parametrize(
+    ("decoder", "likelihood"),
+    [("made", "bernoulli"), ("made", "beta"), ("recurrent", "bernoulli")],
+)
 def test_a_value_sees_all_before_it_and_only_those(decoder, likelihood):
     check_sees(make(decoder, likelihood=likelihood), BEFORE)
 
@@ -471,3 +475,12 @@ def test_reliance_of_values_that_were_observed():
     assert result.drop[1] == 0
     assert np.all(np.isfinite(result.drop))
     assert np.all(result.drop[[0, 2, 3]] != 0)
+
+
+def test_experiment(monkeypatch, capsys):
+    """A few steps; the numbers of the claim take longer and are in the file."""
+    script = Path(__file__).parents[1] / "experiments/autoregressive.py"
+    options = "--only markov --hidden 4 --total-steps 2 --num-samples 2 --num-test 4".split()
+    monkeypatch.setattr("sys.argv", [str(script), *options])
+    runpy.run_path(str(script), run_name="__main__")
+    assert re.search(r"markov +\d+\.\d+ \+- \d+\.\d+", capsys.readouterr().out)

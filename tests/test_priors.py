@@ -224,9 +224,9 @@ def test_models_follow_the_protocol(name):
     p = model.prior()
     assert p.batch_shape == ()
     assert p.event_shape == (D,)
-    assert sample(p, jax.random.key(0)).dtype == jnp.float32
+    assert jax.eval_shape(sample, p, jax.random.key(0)).dtype == jnp.float32
     with refused("kl", "monte_carlo"):
-        jv.elbo(jax.random.key(0), model, X)
+        analytic_kl(model.posterior(X), p)
     params = jv.training.init(jax.random.key(0), model, optax.sgd(1e-3)).model
     assert jax.tree.structure(params) == jax.tree.structure(model)
 
@@ -412,7 +412,7 @@ def test_pseudo_inputs_between_classes_are_refused():
 # Flows
 
 
-def mass_of_square(p, log_density, count=401, half=8.0):
+def mass_of_square(p, log_density, count=221, half=7.0):
     axis = np.linspace(-half, half, count)
     zs = np.float32(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2))
     log_p = jax.jit(jax.vmap(partial(log_density, p)))(jnp.asarray(zs))
@@ -501,7 +501,7 @@ def test_a_learned_normal_keeps_the_analytic_kl():
     q = model.posterior(X)
     expected = dist.kl_divergence(q.base_dist, dist.Normal(0.5, 2.0)).sum()
     np.testing.assert_allclose(jv.elbo(jax.random.key(0), model, X).rate, expected, rtol=1e-5)
-    gradient = jax.grad(lambda m: jv.elbo(jax.random.key(0), m, X).objective)(model)
+    gradient = jax.jit(jax.grad(lambda m: jv.elbo(jax.random.key(0), m, X).objective))(model)
     assert np.all(gradient.own_prior.loc[...] != 0)
     assert np.all(gradient.own_prior.scale[...] != 0)
 
@@ -512,7 +512,8 @@ def test_a_mixture_of_numpyro_has_no_analytic_kl_but_samples():
         analytic_kl(model.posterior(X), model.prior())
     for kl in ("monte_carlo", "entropy"):
         objective = partial(jv.elbo, kl=kl)
-        gradient = jax.grad(lambda m, f=objective: f(jax.random.key(0), m, X).objective)(model)
+        derive = jax.jit(jax.grad(lambda m, f=objective: f(jax.random.key(0), m, X).objective))
+        gradient = derive(model)
         assert np.all(np.isfinite(gradient.own_prior.loc[...]))
         assert np.any(gradient.own_prior.loc[...] != 0)
 

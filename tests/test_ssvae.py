@@ -90,8 +90,8 @@ def test_density_and_gradient_stay_finite_beside_a_class_of_no_chance():
         return log_prob(q, jnp.float32([1, 0, 5]))
 
     extreme = jnp.float32([200, -200]), jnp.float32([[1], [1e-20]])
-    value, gradients = jax.value_and_grad(score, (0, 1))(*extreme)
-    assert jax.tree.all(jax.tree.map(lambda a: bool(jnp.all(jnp.isfinite(a))), (value, gradients)))
+    value, gradients = jax.jit(jax.value_and_grad(score, (0, 1)))(*extreme)
+    assert jax.tree.all(jax.tree.map(lambda a: bool(np.isfinite(a).all()), (value, gradients)))
 
 
 def check_samples(q, drawn):
@@ -127,15 +127,23 @@ def test_divergence_and_entropy_are_those_of_samples():
     q, other = joint(0), joint(1)
     p = ClassConditional(-2 * q.logits, other.loc, other.scale)
     drawn = samples_of(q)
-    log_q, log_p = (np.float64(jax.vmap(partial(log_prob, d))(drawn)) for d in (q, p))
-    assert_mean(log_q - log_p, float(analytic_kl(q, p)), rounding=1e-5)
-    assert_mean(-log_q, float(analytic_entropy(q)), rounding=1e-5)
-    # The twins: z without the classes, another class's weight, the other direction.
-    each = analytic_kl(q.given_label, p.given_label)
-    of_z, of_y = jnp.sum(jax.nn.softmax(q.logits) * each), analytic_kl(q.label, p.label)
-    swapped = of_y + jnp.sum(jax.nn.softmax(jnp.roll(q.logits, 1)) * each)
-    for wrong in (of_z, swapped, analytic_kl(p, q)):
-        assert not z_test(log_q - log_p, float(wrong), rounding=1e-5).passed
+
+    @jax.jit
+    def exact_and_twins(q, p):
+        # The twins: z without the classes, another class's weight, the other direction.
+        each, of_y = analytic_kl(q.given_label, p.given_label), analytic_kl(q.label, p.label)
+        of_z = jnp.sum(jax.nn.softmax(q.logits) * each)
+        swapped = of_y + jnp.sum(jax.nn.softmax(jnp.roll(q.logits, 1)) * each)
+        log_densities = [jax.vmap(partial(log_prob, d))(drawn) for d in (q, p)]
+        exact = analytic_kl(q, p), analytic_entropy(q)
+        return log_densities, exact, (of_z, swapped, analytic_kl(p, q))
+
+    (log_q, log_p), (kl, entropy), twins = exact_and_twins(q, p)
+    log_q, difference = np.float64(log_q), np.float64(log_q) - np.float64(log_p)
+    assert_mean(difference, float(kl), rounding=1e-5)
+    assert_mean(-log_q, float(entropy), rounding=1e-5)
+    for wrong in twins:
+        assert not z_test(difference, float(wrong), rounding=1e-5).passed
     with refused("kl", "ClassConditional", "monte_carlo"):
         analytic_kl(q, dist.Normal(jnp.zeros(C + D), 1.0).to_event(1))
 
@@ -161,7 +169,7 @@ def test_the_model_is_what_it_declares():
     assert MODEL.likelihood(jnp.zeros(C + D)).event_shape == (3,)
 
 
-@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+@pytest.mark.parametrize("hidden", [(), (5, 4)])
 def test_the_first_layer_is_that_of_x_beside_y(hidden):
     encoder = tiny(hidden=hidden).encoder
     kernel = np.concatenate([encoder.x_kernel[...], encoder.y_kernel[...]])
@@ -176,7 +184,7 @@ def test_the_first_layer_is_that_of_x_beside_y(hidden):
 def test_the_first_layer_starts_as_one_of_x_beside_y():
     wide = jv.models.ssvae(jax.random.key(0), (60,), num_classes=40, hidden=(50,)).encoder
     for kernel in (wide.x_kernel[...], wide.y_kernel[...]):
-        np.testing.assert_allclose(float(jnp.var(kernel)), 1 / 100, rtol=0.1)
+        np.testing.assert_allclose(np.var(kernel), 1 / 100, rtol=0.1)
 
 
 def test_a_bound_class_is_a_plain_model():
@@ -273,7 +281,7 @@ def test_the_bounds_lie_below_the_evidence_in_their_order():
     log_p, log_q = log_joint_on_grid()
     evidence = special.logsumexp(log_p) + np.log(STEP)
     exact = np.sum(np.exp(log_q) * (log_p - log_q)) * STEP
-    weighted = values_of(*(partial(jv.iwae, num_samples=k, gradient="score") for k in (1, 2, 8)))
+    weighted = values_of(*(partial(jv.iwae, num_samples=k, gradient="score") for k in (1, 4)))
     enumerated = values_of(*(partial(elbo, gradient="enumerate", kl=kl) for kl in KLS))
     assert_mean(np.stack([*enumerated, weighted[0]], axis=1), exact, rounding=1e-4)
     order = check_order(weighted, evidence)
@@ -473,7 +481,7 @@ def test_a_class_that_is_none_is_refused():
         with refused("y", "0 to 2", word):
             MODEL.given(y)
     for y in (1.0, True, jnp.zeros(2, jnp.int32)):
-        with refused("y", "one class number"):
+        with refused("y", "one class"):
             MODEL.given(y)
     assert jax.jit(lambda y: MODEL.given(y).posterior(X).mean)(1).shape == (D,)
 
