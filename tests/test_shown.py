@@ -47,12 +47,50 @@ def test_notebook_runs(path, tmp_path):
     )
 
 
-def test_cs236_vae(data_folder, tmp_path):
-    """A few steps from the IDX folder; the numbers of the claim take a minute and are in the file."""
-    options = ["--total-steps", "40", "--test-num-samples", "2", "--runs-dir", str(tmp_path)]
-    script = str(ROOT / "experiments/cs236_vae.py")
-    result = run([sys.executable, script, "--data", str(data_folder / "mnist"), *options], tmp_path)
-    assert re.search(r"test NELBO +\d+\.\d+ \+- \d+\.\d+ nats", result.stdout), result.stdout
+SHORT = {
+    "cs236_vae": (
+        "--data mnist --total-steps 40 --test-num-samples 2 --runs-dir .",
+        r"test NELBO +\d+\.\d+ \+- \d+\.\d+ nats",
+    ),
+    "cs236_gmvae": (
+        "--data mnist --total-steps 20 --test-images 20 --num-samples 10",
+        r"GMVAE",
+    ),
+    "cs236_ssvae": ("--data mnist --total-steps 20 --draws 1", r"taken for, of the last draw"),
+    "continuous_bernoulli": (
+        "--data mnist --total-steps 20 --num-test 50 --num-samples 5",
+        r"paired difference +-?\d+\.\d \+- \d+\.\d nats",
+    ),
+    "two_layers": (
+        "--data mnist --total-steps 4 --test-size 8 --test-num-samples 2",
+        r"two better than one by",
+    ),
+    "single_cell": (
+        "--data single_cell/mouse_brain_neurons_10x_10000x1000_counts.npz --total-steps 20 "
+        "--num-samples 2",
+        r"no latents, negative binomial +\d+\.\d+ \+- \d+\.\d+",
+    ),
+    "linear_models": ("--total-steps 20 --em-steps 20", r"Amari"),
+    "models_speed": ("--once --steps 3", r'"steps_per_s"'),
+    "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
+}
+"""Experiments, with options that make them short, and what they say; their numbers are in the files."""
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_experiment_runs(name, data_folder, tmp_path):
+    options, said = SHORT[name]
+    arguments = options.split()
+    if "--data" in arguments:
+        arguments[1] = str(data_folder / arguments[1])
+    result = run([sys.executable, str(ROOT / f"experiments/{name}.py"), *arguments], tmp_path)
+    assert re.search(said, result.stdout), result.stdout
+
+
+def test_every_experiment_is_run():
+    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "step_speed"}
+    names = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    assert names == set(SHORT) | elsewhere
 
 
 def test_step_speed(tmp_path):
