@@ -34,7 +34,7 @@ def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: st
     size = math.prod(event_shape)
     bits = [value / (size * math.log(2)) for value in results["log_likelihood"]]
     unit = UNITS.get(support, "bits per dimension")
-    return [
+    rows = [
         ("ELBO", _nats(results["elbo"]), "lower bound on log p(x): minus distortion minus rate"),
         ("Distortion", _nats(results["distortion"]), "-E log p(x|z): what reconstruction costs"),
         ("Rate", _nats(results["rate"]), "KL(q(z|x) || p(z)): what the latent carries"),
@@ -60,6 +60,14 @@ def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: st
             "latents whose posterior mean varies with x by more than 0.01",
         ),
     ]
+    if "exact_log_likelihood" in results:
+        exact = _nats(results["exact_log_likelihood"])
+        rows.insert(4, ("log p(x), exact", exact, "in closed form: what the bounds are bounds on"))
+    if "accuracy" in results:
+        percent = [100 * value for value in results["accuracy"]]
+        meaning = "how often the most probable class under q(y|x) is the label"
+        rows.append(("Accuracy", f"{_plus_minus(percent, 2)} %", meaning))
+    return rows
 
 
 def dead_latents(units: ActiveUnits) -> str | None:

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from jaxvae import evaluation
 from jaxvae.binding import Conditional, bind
+from jaxvae.distributions import Chain
 from jaxvae.reports import figures, markup
 from jaxvae.reports.images import as_images
 from jaxvae.reports.numbers import dead_latents, headline
@@ -117,6 +118,12 @@ def _numbers(contents: Contents) -> Iterator[str]:
     )
     rows = headline(results, event_shape=data["event_shape"], support=data["support"])
     yield markup.table(rows, "numbers")
+    if "confusion" in results:
+        counts = results["confusion"]
+        head = tuple(map(str, range(len(counts))))
+        yield markup.paragraph("Test examples by label (row) and most probable class (column):")
+        cells = [("", *head)] + [(str(c), *map(str, row)) for c, row in enumerate(counts)]
+        yield markup.table(cells, "confusion")
     if contents.which == "last" and "valid" in contents.parts.dataset.splits:
         yield markup.paragraph(
             "These numbers are of the best checkpoint, the figures of the last one.", "quiet"
@@ -149,6 +156,8 @@ def _training(contents: Contents) -> Iterator[str]:
         caption += (
             f" The rate is weighted by beta = {config.beta:g}: minus the loss is not the ELBO."
         )
+    if config.num_labels:
+        caption += " The loss includes what the classifier misses of the labels that are kept."
     if config.kl_warmup_steps:
         caption += (
             f" Over the first {config.kl_warmup_steps:,} steps the rate's weight rises in the "
@@ -186,7 +195,8 @@ def _examples(contents: Contents) -> Iterator[str]:
     shown, below = first["x"], "below each" if images else "as a line"
     plain = _plain(contents)
     words = WORDS[figures.how_shown(plain)]
-    at = "the mean of q(z|x)" if plain.posterior(xs[0]).has_rsample else "a draw of q(z|x)"
+    path, closed = plain.posterior(xs[0]).has_rsample, moment_samples(contents.parts) is None
+    at = "the mean of q(z|x)" if path and closed else "a draw of q(z|x)"
     yield markup.figure(
         figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, first)),
         "Reconstructions",
@@ -235,6 +245,8 @@ def _rates(contents: Contents) -> Iterator[str]:
     try:
         rates = evaluation.kl_per_latent(contents.model, contents.batch)
     except InputError:
+        if isinstance(_plain(contents).prior(), Chain):
+            yield from _layers(contents)
         return
     yield markup.figure(
         figures.kl_bars(rates, contents.units.active),
@@ -242,6 +254,18 @@ def _rates(contents: Contents) -> Iterator[str]:
         "Mean over the test split, largest first; a dead latent's posterior mean does not follow x "
         "(its variance is at most 0.01). Latents count from 0.",
     )
+
+
+def _layers(contents: Contents) -> Iterator[str]:
+    """The rate of each layer of a hierarchy."""
+    *_, key = contents.parts.config.keys()
+    layers = evaluation.kl_per_layer(key, contents.model, contents.batch, num_samples=10)
+    rows = [
+        (f"layer {i}", f"{mean:.2f} ± {error:.2f} nats")
+        for i, (mean, error) in enumerate(zip(layers.mean, layers.standard_error, strict=True), 1)
+    ]
+    yield markup.paragraph("Rate of each layer of latents, the lowest first; they sum to the rate:")
+    yield markup.table(rows, "layers")
 
 
 def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[str]:
