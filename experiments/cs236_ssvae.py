@@ -1,11 +1,27 @@
 """M2, the semi-supervised VAE of Stanford's CS236, problem set 2, on MNIST with 100 labels.
 
-Claim: trained with 100 labels, ten a class, M2's classifier has a test accuracy of CLAIM
+Claim: trained with 100 labels, ten a class, M2's classifier has a test accuracy of at least 92 %.
 
     python experiments/cs236_ssvae.py --data mnist --data-dir DIR      # TFDS's prepared mnist
     python experiments/cs236_ssvae.py --data DIR                       # or a folder of the four IDX files
     python experiments/cs236_ssvae.py --data DIR --model m1            # M1: a VAE's posterior means, then scikit-learn
     python experiments/cs236_ssvae.py --data DIR --model m1m2          # M1+M2: M2 on samples of M1's posterior
+
+Protocol: z = 64, one-hot y into encoder and decoder, 784-300-300 ELU, ReLU classifier 784-300-300-10, PyTorch's initial weights,
+the exact sum over y, class weight 100, Adam 1e-3, batch 100, 30,000 steps, bits redrawn from the grey levels at every step (of
+the labelled rows too), all 60,000 training images without their labels. The last step is evaluated on all 10,000 test images,
+the classifier seeing their grey levels, the mean of the bits; on drawn bits it is about one point lower.
+Source: Stanford CS236 (2018), problem set 2, 93.40 +- 1.39 %, supervised only 73.5 %; M1 and M1+M2: Kingma et al. (2014),
+"Semi-supervised learning with deep generative models", here with smaller networks.
+
+Measured, one draw of the labels (--draws 1, seed 0; two busy cores of an AMD EPYC, JAX 0.10.2), accuracy by step, of one run:
+
+    step          2,000   4,000   6,000   8,000   10,000   12,000   14,000   16,000   18,000
+    grey levels   82.77   85.06   88.17   89.85    89.87    90.54    91.67    91.33    93.45 %
+    drawn bits    81.60   84.22   87.42   89.16    89.19    89.77    90.80    90.36    92.44 %
+
+It still rises and sways by a point or two at the end, so one draw says nothing of the claim's mean, and no schedule shorter than
+the source's is known to do. The learning rate 3e-3 is not much faster: 85.98 % on grey levels after 4,000 steps.
 """
 
 import argparse
@@ -149,7 +165,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["m2", "m1", "m1m2"], default="m2")
     parser.add_argument("--draws", type=int, default=3, help="of the labels, weights and samples")
     parser.add_argument("--num-labels", type=int, default=100)
-    parser.add_argument("--total-steps", type=int, default=5_000, help="shorter to try it out")
+    parser.add_argument("--total-steps", type=int, default=30_000, help="shorter to try it out")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

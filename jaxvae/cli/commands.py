@@ -57,6 +57,8 @@ class Sample:
     """A run folder, such as runs/digits-elbo-20260131-235959."""
     num: int = 64
     """How many."""
+    label: int | None = None
+    """The class to draw examples of, for a model that can be given one."""
     seed: int = 0
     """Where the draws come from."""
     output: Path | None = None

@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxvae import data
+from jaxvae.binding import Conditional
 from jaxvae.cli.commands import Data, Evaluate, Report, Sample, Train
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
 from jaxvae.runs import RunFolder
 from jaxvae.runs.folder import default_name, writing
 from jaxvae.runs.train import Interrupted, evaluate, load_model, resume, train
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError, Model, require_positive
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -85,12 +86,23 @@ def _sample(command: Sample, _: Terminal) -> None:
     output = command.output or run.path / "samples.png"
     if output.suffix != ".png":
         raise InputError(f"output: expected a file that ends in .png, got {output}")
-    model = load_model(run, command.checkpoint)[1]
+    model = _of_class(load_model(run, command.checkpoint)[1], command.label)
     means = figures.prior_samples(model, num=command.num, seed=command.seed)
     with writing(output.parent):
         figures.example_grid(means).savefig(output, dpi=150)
         np.save(output.with_suffix(".npy"), means)
     print(f"{command.num} samples: {output} and {output.with_suffix('.npy')}")
+
+
+def _of_class(model: Any, label: int | None) -> Model:
+    """The plain model to draw from: `given` a class where one is asked for."""
+    if label is not None:
+        if not isinstance(model, Conditional):
+            raise InputError(f"label: has no effect for {type(model).__name__}; leave it out")
+        return model.given(label)
+    if not isinstance(model, Model):
+        raise InputError("label: this is a model of x given a class; say which one with --label")
+    return model
 
 
 def _report(command: Report, _: Terminal) -> None:

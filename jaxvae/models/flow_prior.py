@@ -6,8 +6,8 @@ from jaxvae.models.likelihoods import Likelihood, LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.models.priors import FlowName, FlowPrior, prior_rngs, require_real_latents
 from jaxvae.models.vae import VAE, vae
-from jaxvae.networks import Activation, Initializer
-from jaxvae.types import PRNGKey, require_positive
+from jaxvae.networks import Activation, DenseName, Initializer
+from jaxvae.types import PRNGKey, require_key, require_positive
 
 
 def flow_prior_vae(
@@ -19,7 +19,8 @@ def flow_prior_vae(
     flow: FlowName = "spline",
     flow_hidden: Sequence[int] = (64,),
     hidden: Sequence[int] = (256, 256),
-    activation: Activation = "tanh",
+    network: DenseName = "mlp",
+    activation: Activation | None = None,
     initializer: Initializer = "lecun_normal",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
@@ -38,7 +39,8 @@ def flow_prior_vae(
             "masked_autoregressive", whose samples take D passes; see `jaxvae.models.priors.FlowPrior`.
         flow_hidden: widths of the hidden layers of each flow's network.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        activation: what follows each hidden layer of encoder and decoder.
+        network: what the hidden layers of encoder and decoder are, see `vae`.
+        activation: the nonlinearity, tanh if not given; network="gated" takes none.
         initializer: how their initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
         posterior: what q(z|x) is, see `vae`: one over real latents.
@@ -57,24 +59,18 @@ def flow_prior_vae(
     Source: Chen et al. (2017), "Variational lossy autoencoder", for an autoregressive flow as the
     prior; Durkan et al. (2019), "Neural spline flows".
     """
+    require_key(key)
     require_positive(latent_dim=latent_dim, num_flows=num_flows)
     require_real_latents(posterior)
-    plain = vae(
+    return vae(
         key,
         event_shape,
         latent_dim=latent_dim,
         hidden=hidden,
+        network=network,
         activation=activation,
         initializer=initializer,
         likelihood=likelihood,
         posterior=posterior,
-    )
-    return VAE(
-        plain.encoder,
-        plain.decoder,
-        plain.output,
-        latent_dim=latent_dim,
-        event_shape=plain.event_shape,
-        family=plain.family,
         prior=FlowPrior(latent_dim, num_flows, flow=flow, hidden=flow_hidden, rngs=prior_rngs(key)),
     )

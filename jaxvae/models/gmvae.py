@@ -6,8 +6,8 @@ from jaxvae.models.likelihoods import Likelihood, LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.models.priors import MixturePrior, prior_rngs, require_real_latents
 from jaxvae.models.vae import VAE, vae
-from jaxvae.networks import Activation, Initializer
-from jaxvae.types import PRNGKey, require_positive
+from jaxvae.networks import Activation, DenseName, Initializer
+from jaxvae.types import PRNGKey, require_key, require_positive
 
 
 def gmvae(
@@ -18,7 +18,8 @@ def gmvae(
     num_components: int = 500,
     learn_weights: bool = False,
     hidden: Sequence[int] = (300, 300),
-    activation: Activation = "elu",
+    network: DenseName = "mlp",
+    activation: Activation | None = "elu",
     initializer: Initializer = "fan_in_uniform",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
@@ -35,7 +36,8 @@ def gmvae(
         num_components: C.
         learn_weights: whether w is learned too; if not, `w = 1 / C`.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        activation: what follows each hidden layer.
+        network: what the hidden layers are, see `vae`; "gated" needs activation=None.
+        activation: the nonlinearity.
         initializer: how the networks' initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
         posterior: what q(z|x) is, see `vae`: one over real latents.
@@ -53,25 +55,19 @@ def gmvae(
 
     Source: Stanford CS236 (2018), problem set 2, problem 2, from which the defaults are.
     """
+    require_key(key)
     require_positive(latent_dim=latent_dim, num_components=num_components)
     require_real_latents(posterior)
-    plain = vae(
+    return vae(
         key,
         event_shape,
         latent_dim=latent_dim,
         hidden=hidden,
+        network=network,
         activation=activation,
         initializer=initializer,
         likelihood=likelihood,
         posterior=posterior,
-    )
-    return VAE(
-        plain.encoder,
-        plain.decoder,
-        plain.output,
-        latent_dim=latent_dim,
-        event_shape=plain.event_shape,
-        family=plain.family,
         prior=MixturePrior(
             latent_dim, num_components, learn_weights=learn_weights, rngs=prior_rngs(key)
         ),

@@ -77,6 +77,7 @@ def vae(
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
     num_categories: int | None = None,
+    prior: Callable[[], dist.Distribution] | None = None,
 ) -> VAE:
     """A VAE with fully connected encoder and decoder, the decoder's layers mirrored.
 
@@ -95,6 +96,8 @@ def vae(
             "spline" over a diagonal normal; "laplace" under Laplace(0, 1); "bernoulli" (D bits)
             and "categorical" (D one-hot vectors, z of D * num_categories) under the uniform.
         num_categories: C, of each categorical latent; for posterior="categorical" alone.
+        prior: `() -> p(z)`, an `nnx.Module` to learn it, in the place of the one that belongs to the
+            posterior; see `jaxvae.models.priors` for some.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -128,4 +131,5 @@ def vae(
         latent_dim=latent_dim,
         event_shape=shape,
         family=family,
+        prior=prior,
     )

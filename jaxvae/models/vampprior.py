@@ -17,7 +17,7 @@ from jaxvae.models.likelihoods import Likelihood, LikelihoodName, make_likelihoo
 from jaxvae.models.posteriors import Diagonal
 from jaxvae.models.priors import prior_rngs
 from jaxvae.models.vae import VAE, vae
-from jaxvae.networks import Activation, Initializer
+from jaxvae.networks import Activation, DenseName, Initializer
 from jaxvae.types import InputError, PRNGKey, require_positive
 
 EDGE = 0.01
@@ -129,7 +129,8 @@ def vampprior(
     num_pseudo_inputs: int = 500,
     pseudo_inputs: Float[Array, "C *event"] | None = None,
     hidden: Sequence[int] = (300, 300),
-    activation: Activation = "tanh",
+    network: DenseName = "mlp",
+    activation: Activation | None = None,
     initializer: Initializer = "glorot_uniform",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
 ) -> VampPriorVAE:
@@ -150,7 +151,8 @@ def vampprior(
             by 0.01 from the ends of the range. If not given, u is drawn: about 0.05 +- 0.01 for bits
             and values in [0, 1], 1 +- 0.2 for counts, 0 +- 1 for reals.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        activation: what follows each hidden layer.
+        network: what the hidden layers are, see `vae`; the source has "gated" ones.
+        activation: the nonlinearity, tanh if not given; network="gated" takes none.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
         likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module; not
             categories, between which there is nothing to learn.
@@ -166,7 +168,7 @@ def vampprior(
     ((5, 8, 8), (5, 2))
 
     Source: Tomczak and Welling (2018), "VAE with a VampPrior".
-    Departs from the source: plain layers, not gated ones; sigmoid, not hard tanh, whose gradient is
+    Departs from the source: plain layers by default; sigmoid, not hard tanh, whose gradient is
     zero for ever where a pseudo-input has once left [0, 1].
     """
     require_positive(latent_dim=latent_dim, num_pseudo_inputs=num_pseudo_inputs)
@@ -176,6 +178,7 @@ def vampprior(
         event_shape,
         latent_dim=latent_dim,
         hidden=hidden,
+        network=network,
         activation=activation,
         initializer=initializer,
         likelihood=likelihood,
