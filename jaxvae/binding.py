@@ -20,7 +20,7 @@ from jaxvae.types import InputError, Model
 class Conditional(Protocol):
     """A model of x given a label y."""
 
-    def given(self, y: Int[Array, ""], /) -> Model:
+    def given(self, y: Int[Array, ""] | int, /) -> Model:
         """The plain model p(x, z|y), q(z|x, y) with y bound."""
         ...
 

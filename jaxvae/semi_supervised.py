@@ -40,7 +40,7 @@ class Classifying(Model, Protocol):
         """q(y|x), over class numbers, with `logits` [C]."""
         ...
 
-    def given(self, y: Int[Array, ""], /) -> Model:
+    def given(self, y: Int[Array, ""] | int, /) -> Model:
         """The plain model of x with y bound."""
         ...
 
