@@ -62,8 +62,9 @@ def _label_options(config: Any, dataset: Dataset) -> dict[str, Any]:
             f"objective={config.objective}, fit={config.fit}; leave them out"
         )
     assert dataset.num_classes is not None  # the factory asked for them
+    ten_a_class = 10 * dataset.num_classes
     return {
-        "num_labels": config.num_labels or 10 * dataset.num_classes,
+        "num_labels": ten_a_class if config.num_labels is None else config.num_labels,
         "label_weight": LABEL_WEIGHT if config.label_weight is None else config.label_weight,
     }
 

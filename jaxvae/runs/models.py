@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import constraints
 
 from jaxvae import models
-from jaxvae.binding import Conditional, bind
+from jaxvae.binding import Conditional, bind, require_labels
 from jaxvae.data import Dataset
 from jaxvae.distributions import analytic_kl, sample
 from jaxvae.models.likelihoods import make_likelihood
@@ -99,6 +100,9 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
     given |= {
         name: _of_the_data(name, config.model, dataset) for name in OF_THE_DATA if name in options
     }
+    if given.get("num_batches") is not None:  # compiled code would not see a batch out of range
+        for split in dataset.splits.values():
+            require_labels(split.get("label", np.empty(0)), given["num_batches"])
     if given.get("likelihood") == "categorical":
         given["likelihood"] = make_likelihood(
             "categorical", num_categories=_of_the_data("num_symbols", config.model, dataset)

@@ -67,7 +67,10 @@ SEMI = ("--model", "ssvae")
         (npz(x=BITS, y=LABELS), (*SEMI, "--num-labels", "4"), ("num_labels", "multiple", "3")),
         (npz(x=BITS, y=LABELS), (*SEMI, "--num-labels", "600"), ("num_labels", "at most")),
         (npz(x=BITS), ("--num-labels", "6"), ("num_labels: has no effect",)),
+        (npz(x=BITS, y=LABELS), (*SEMI, "--num-labels", "0"), ("num_labels", "at least 1", "0")),
         # Counts.
+        (npz(counts=COUNTS, y=LABELS), (*COUNTING, "--num-batches", "2"), ("labels", "0 to 1")),
+        (npz(counts=COUNTS), (*COUNTING, "--num-batches", "2"), ("labels", "integers")),
         (npz(counts=-COUNTS), COUNTING, ("counts from 0 up", "got -")),
         (npz(counts=COUNTS + 0.5), COUNTING, ("counts", "integer")),
         (npz(x=REALS), COUNTING, ("counts (nonnegative_integer)", "real")),
