@@ -13,6 +13,7 @@ from jaxvae.distributions import (
     log_prob,
     sample_with_log_prob,
 )
+from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
 from jaxvae.evaluation.streams import mean_and_error, stream
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
@@ -36,6 +37,8 @@ class LogLikelihood(NamedTuple):
     """Of `estimate`, from the spread of the weights (delta method), nats."""
     ess: Float[np.ndarray, "N"]
     """Effective sample size, (sum w)^2 / sum w^2, from 1 to K."""
+    pareto_k: Float[np.ndarray, "N"]
+    """Shape of the tail of the weights, see `pareto_k`: above 0.7 `standard_error` says too little."""
 
     def mean(self) -> tuple[float, float]:
         """The mean over examples and its standard error, nats.
@@ -45,19 +48,36 @@ class LogLikelihood(NamedTuple):
         """
         return mean_and_error(self.estimate)
 
+    def monte_carlo_error(self) -> float:
+        """The part of the mean's error that more samples of z would take away, sqrt(sum e^2) / N, nats."""
+        errors = np.asarray(self.standard_error, np.float64)
+        return float(np.sqrt(np.sum(errors**2)) / len(errors))
+
+    def unreliable(self, threshold: float = 0.7) -> float:
+        """The share of the examples whose k-hat exceeds the threshold; those without one do not."""
+        return float(np.mean(self.pareto_k > threshold))
+
 
 class _Sums(NamedTuple):
-    """Running sums of w and w^2 relative to exp(peak), for one example."""
+    """Running sums of w and w^2 relative to exp(peak), and the largest log w, for one example."""
 
     peak: Float[Array, ""]
     first: Float[Array, ""]
     second: Float[Array, ""]
+    largest: Float[Array, "M+1"]
+
+    @staticmethod
+    def of_none(num_samples: int) -> "_Sums":
+        none = jnp.full(tail_length(num_samples) + 1, -jnp.inf)
+        return _Sums(none[0], jnp.zeros(()), jnp.zeros(()), none)
 
     def add(self, log_w: Float[Array, "K"]) -> "_Sums":
         peak = jnp.maximum(self.peak, jnp.max(log_w))
         safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
         old, new = jnp.exp(self.peak - safe), jnp.exp(log_w - safe)
-        return _Sums(peak, self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2))
+        first, second = self.first * old + jnp.sum(new), self.second * old**2 + jnp.sum(new**2)
+        largest = jax.lax.top_k(jnp.concatenate([self.largest, log_w]), len(self.largest))[0]
+        return _Sums(peak, first, second, largest)
 
 
 def log_likelihood(
@@ -88,13 +108,14 @@ def log_likelihood(
         on_progress: called after every batch with the number of examples that are done.
 
     Returns:
-        `estimate` [N] and its `standard_error` [N], nats; `ess` [N].
+        `estimate` [N] and its `standard_error` [N], nats; `ess` [N] and `pareto_k` [N], which say how
+        far the error can be trusted.
 
     Raises:
         InputError: a size is below 1, or the shapes do not fit the model.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.1; standard error by the delta method,
-    Owen (2013), "Monte Carlo theory, methods and examples".
+    Owen (2013), "Monte Carlo theory, methods and examples"; k-hat: Vehtari et al. (2024).
     """
     require_key(key)
     require_positive(num_samples=num_samples, chunk_size=chunk_size)
@@ -116,7 +137,7 @@ def log_likelihood(
 
 def _log_likelihood(
     model: Model, key: PRNGKey, x: Array, *, num_samples: int, chunk_size: int
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:
     q, p = model.posterior(x), model.prior()
     require_latents(q, p)
 
@@ -128,15 +149,15 @@ def _log_likelihood(
     def chunk(sums: _Sums, start: Array) -> tuple[_Sums, None]:
         return sums.add(jax.vmap(log_w)(start + jnp.arange(chunk_size))), None
 
-    zero = jnp.zeros(())
     starts = jnp.arange(0, num_samples, chunk_size)
-    (peak, first, second), _ = jax.lax.scan(chunk, _Sums(-jnp.inf + zero, zero, zero), starts)
+    sums, _ = jax.lax.scan(chunk, _Sums.of_none(num_samples), starts)
+    peak, first, second, largest = sums
     estimate = peak + jnp.log(first) - jnp.log(float(num_samples))
     ess = first**2 / second
     # var(mean w) / mean(w)^2 = (K / ess - 1) / (K - 1)
     relative_variance = jnp.maximum(num_samples / ess - 1, 0) / max(num_samples - 1, 1)
     error = jnp.sqrt(relative_variance) if num_samples > 1 else jnp.full((), jnp.nan)
-    return estimate, error, ess
+    return estimate, error, ess, pareto_k_of_tail(largest)
 
 
 def terms(

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from jaxvae.batching import Examples, fold_each, unpack
 from jaxvae.binding import bind
@@ -19,8 +20,8 @@ from jaxvae.types import (
 )
 
 
-def mean_and_error(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
-    """Mean and standard error sd / sqrt(N) in float64; the error of one value is NaN."""
+def mean_and_error(values: ArrayLike) -> tuple[float, float]:
+    """Mean of values [N] and its standard error sd / sqrt(N) in float64; that of one value is NaN."""
     values = np.asarray(values, np.float64)
     spread = values.std(ddof=1) if len(values) > 1 else np.nan
     return float(values.mean()), float(spread / np.sqrt(len(values)))
