@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxvae.runs import TrainConfig
+from jaxvae.runs.studies import Settings
 
 RunPath = Annotated[Path, tyro.conf.Positional]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Train:
 class Evaluate:
     """Print the ELBO and an importance-weighted log-likelihood of a trained run, with errors.
 
-    Samples stream through in chunks, so memory does not grow with their number.
+    Samples stream through in chunks, so memory does not grow with their number. Flags ask for more:
+    what they find is printed, written beside the run, and shown by its report from then on.
     """
 
     run: RunPath
@@ -47,6 +50,42 @@ class Evaluate:
     """The checkpoint with the lowest validation loss, or the last one."""
     chunk_size: int = 100
     """Samples of an example that are computed together."""
+    ais: Flag = False
+    """Annealed importance sampling on the first examples, and a sandwich of log p(x) between a lower
+    and an upper bound on examples drawn from the model."""
+    gaps: Flag = False
+    """How much of log p(x) is lost by the family of q(z|x), and how much by the encoder."""
+    structure: Flag = False
+    """Mutual information, marginal KL, use of z by the decoder; in words what is amiss."""
+    probes: Flag = False
+    """How well classifiers and clusters of the posterior means tell the labels; with known factors of
+    the data, scores of disentanglement."""
+    imputation: Flag = False
+    """Hide values, fill them in, and compare with the truth."""
+    study: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
+    """How far these go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Put trained runs side by side: one table, and paired differences on the same test examples.
+
+    Every run is evaluated on the same examples and the same draws of them, so that differences have
+    far smaller errors than the numbers themselves. Writes a page with figures, and JSON beside it.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Two run folders or more; differences are from the first one."""
+    num_samples: int = 1000
+    """K, how many samples of z each example gets in the importance-weighted estimate."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Which examples."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the lowest validation loss, or the last one."""
+    chunk_size: int = 100
+    """Samples of an example that are computed together."""
+    output: Path | None = None
+    """Where to write the page (.html); `comparison.html` beside the first run if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +122,8 @@ class Data:
     """Load a data set and say what is in it; a TFDS set is decoded once and kept."""
 
     data: Annotated[str, tyro.conf.Positional] = "digits"
-    """`digits`, a .npy or .npz file, an alignment, a folder of IDX files, or the name of a TFDS image
-    set."""
+    """`digits`, `shapes`, a .npy or .npz file, an alignment, a folder of IDX files, or the name of a
+    TFDS image set."""
     data_dir: str | None = None
     """Where prepared TFDS sets lie (TFDS's own default if not given)."""
     binarize: Literal["dynamic", "static", "threshold", "none"] = "none"
@@ -93,4 +132,11 @@ class Data:
     """How many training examples to hold out for validation."""
 
 
-COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "report": Report, "data": Data}
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "sample": Sample,
+    "report": Report,
+    "data": Data,
+}

@@ -3,18 +3,23 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from jaxvae import data
 from jaxvae.binding import Conditional
-from jaxvae.cli.commands import Data, Evaluate, Report, Sample, Train
+from jaxvae.cli.commands import Compare, Data, Evaluate, Report, Sample, Train
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
 from jaxvae.runs import RunFolder
+from jaxvae.runs.compare import compare
+from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import default_name, writing
-from jaxvae.runs.train import Interrupted, evaluate, load_model, resume, train
+from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
+from jaxvae.runs.train import Interrupted, load_model, resume, train
+from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model, require_positive
 
 
@@ -60,8 +65,11 @@ def _train(command: Train, terminal: Terminal) -> None:
 
 def _evaluate(command: Evaluate, terminal: Terminal) -> None:
     require_positive(num_samples=command.num_samples, chunk_size=command.chunk_size)
+    command.study.check()
+    names = tuple(name for name in STUDIES if getattr(command, name))
     run = RunFolder.open(command.run)
     parts, model, step = load_model(run, command.checkpoint)
+    require_possible(names, parts, command.split)
     results = evaluate(
         parts,
         model,
@@ -72,10 +80,54 @@ def _evaluate(command: Evaluate, terminal: Terminal) -> None:
     )
     print(f"{command.checkpoint} checkpoint of {command.run}, step {step:,}")
     _print_results(results)
-    run.write(
-        f"evaluation-{command.split}-{command.checkpoint}.json",
-        {"checkpoint": command.checkpoint, "step": step, **results},
+    of = {"checkpoint": command.checkpoint, "step": step}
+    run.write(f"evaluation-{command.split}-{command.checkpoint}.json", {**of, **results})
+    for name in names:
+        record = study(
+            name,
+            parts,
+            model,
+            split=command.split,
+            settings=command.study,
+            on_progress=terminal.examples,
+        )
+        _print_study(record)
+        run.write(study_file(name, command.split, command.checkpoint), {**of, **record})
+
+
+def _print_study(record: dict[str, Any]) -> None:
+    print(f"{TITLES[record['study']]} ({record['seconds']:.0f} s):")
+    rows = rows_of(record)
+    wide = max(len(name) for name, *_ in rows)
+    far = max(len(value) for _, value, _ in rows)
+    for name, value, meaning in rows:
+        print(f"  {name:<{wide}}  {value:>{far}}  {meaning}".replace("±", "+-"))
+    for sentence in sentences_of(record):
+        print(f"  note: {sentence}")
+
+
+def _compare(command: Compare, terminal: Terminal) -> None:
+    from jaxvae.reports.compare import HEAD, difference_rows, table_rows, write_comparison
+
+    require_positive(num_samples=command.num_samples, chunk_size=command.chunk_size)
+    runs = [RunFolder.open(path) for path in command.runs]
+    output = command.output or (runs[0].path.parent if runs else Path()) / "comparison.html"
+    if output.suffix != ".html":
+        raise InputError(f"output: expected a file that ends in .html, got {output}")
+    compared = compare(
+        runs,
+        which=command.checkpoint,
+        split=command.split,
+        num_samples=command.num_samples,
+        chunk_size=command.chunk_size,
+        on_progress=lambda _, done, total: terminal.examples(done, total),
     )
+    print_table([HEAD, *table_rows(compared)])
+    print(f"from {compared[0].name}, on the same examples:")
+    print_table([("", *HEAD[1:3], ""), *difference_rows(compared)])
+    with writing(output.parent):
+        write_comparison(compared, output)
+    print(f"page: {output.resolve()}")
 
 
 def _sample(command: Sample, _: Terminal) -> None:
@@ -142,7 +194,12 @@ def _print_results(results: dict[str, Any]) -> None:
     line("  distortion", results["distortion"])
     line("  rate", results["rate"])
     line(f"log p(x), IWAE-{k}", results["log_likelihood"])
+    if results["monte_carlo_error"] is not None:
+        error = results["monte_carlo_error"]
+        print(f"    of which by samples of z               +- {error:.3f} nats")
     line("  above the ELBO by", results["log_likelihood_minus_elbo"])
+    if results["unreliable"] is not None:
+        print(f"  Pareto k-hat above 0.7      {100 * results['unreliable']:>10.1f} % of examples")
     if "exact_log_likelihood" in results:
         line("log p(x), exact", results["exact_log_likelihood"])
     print(f"  active units                {results['active_units']} of {results['latent_dim']}")
@@ -160,4 +217,19 @@ def confusion_table(counts: Sequence[Sequence[int]]) -> str:
     return "\n".join([head, *rows])
 
 
-RUN = {Train: _train, Evaluate: _evaluate, Sample: _sample, Report: _report, Data: _data}
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of cells in aligned columns, the first of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join(["", first.ljust(widths[0]), *padded]).rstrip())
+
+
+RUN = {
+    Train: _train,
+    Evaluate: _evaluate,
+    Compare: _compare,
+    Sample: _sample,
+    Report: _report,
+    Data: _data,
+}

@@ -34,6 +34,7 @@ td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
   .numbers td:nth-child(2) { padding-right: 0; }
   .numbers td:nth-child(3) { grid-column: 1 / -1; padding-top: 0; font-size: .9rem; }
 }
+.compared { font-size: .9rem; }
 .values { font-size: .9rem; }
 .values th { color: #5b5b5b; font-weight: 400; white-space: nowrap; }
 """.strip()

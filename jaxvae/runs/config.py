@@ -80,8 +80,8 @@ class TrainConfig:
     """What a run is made of. Every value, defaults included, is written to its `config.json`."""
 
     data: str = "digits"
-    """What to learn: `digits` (comes with jaxvae), a .npy or .npz file, an alignment (.a2m, .fasta), a
-    folder of IDX files, or the name of a TFDS image set such as `mnist`."""
+    """What to learn: `digits` or `shapes` (both come with jaxvae), a .npy or .npz file, an alignment
+    (.a2m, .fasta), a folder of IDX files, or the name of a TFDS image set such as `mnist`."""
     data_dir: str | None = None
     """Where prepared TFDS sets lie (TFDS's own default if not given)."""
     binarize: Binarize = "auto"

@@ -3,30 +3,23 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from jaxvae import evaluation, objectives
 from jaxvae.runs.config import Parts, TrainConfig, build
+from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import RunFolder, environment
-from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
-from jaxvae.semi_supervised import Classifying
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
-from jaxvae.training.loop import make_validation, no_metrics, observe_batch, record_of
-from jaxvae.types import InputError, Model, Objective
+from jaxvae.training.loop import make_validation, no_metrics, record_of
+from jaxvae.types import InputError, Model
 
 SAME_DATA = ("sha256", "sizes", "support", "num_categories", "dequantize", "binarize")
-ELBO_SAMPLES = 100
-MOMENT_SAMPLES = 100
-EVALUATION_ROWS = 5_000  # decoder rows in one dispatch, which bounds the memory
 
 
 class Saved(NamedTuple):
@@ -169,101 +162,6 @@ def _loop(
         reporter.evaluation(record)
         if caught and step < config.total_steps:
             raise Interrupted(caught[0], step, run.path)
-
-
-def evaluate(
-    parts: Parts,
-    model: Model,
-    *,
-    split: str,
-    num_samples: int,
-    chunk_size: int = 100,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """The numbers of a model on one split: ELBO, distortion, rate, importance-weighted estimate.
-
-    All on the same draws of the data, each with its standard error over examples, in nats.
-
-    Raises:
-        InputError: the data have no such split.
-    """
-    xs = observed(parts, split)
-    *_, key = parts.config.keys()
-    # One sample an example would leave more noise in the ELBO than the gain above it on a small set.
-    elbo_samples = min(num_samples, ELBO_SAMPLES)
-    terms: Any = evaluation.terms(
-        key,
-        model,
-        xs,
-        objective=_elbo(parts, elbo_samples),
-        batch_size=max(1, EVALUATION_ROWS // elbo_samples),
-    )
-    likelihood = evaluation.log_likelihood(
-        key,
-        model,
-        xs,
-        num_samples=num_samples,
-        chunk_size=chunk_size,
-        on_progress=(lambda done: on_progress(done, len(xs["x"]))) if on_progress else None,
-    )
-    units = evaluation.active_units(model, xs, num_samples=moment_samples(parts))
-    gain = evaluation.mean_and_error(likelihood.estimate - terms.bound)
-    return {
-        "split": split,
-        "examples": len(xs["x"]),
-        "binarize": parts.config.binarize,
-        "elbo_num_samples": elbo_samples,
-        "elbo": evaluation.mean_and_error(terms.bound),
-        "distortion": evaluation.mean_and_error(terms.distortion),
-        "rate": evaluation.mean_and_error(terms.rate),
-        "log_likelihood": likelihood.mean(),
-        "log_likelihood_num_samples": num_samples,
-        "log_likelihood_minus_elbo": gain,
-        "ess": float(np.mean(likelihood.ess)),
-        "active_units": units.count,
-        "latent_dim": len(units.variance),
-        **_more(model, xs),
-    }
-
-
-def _more(model: Any, xs: dict[str, Array]) -> dict[str, Any]:
-    """What models of some kinds know besides: the exact evidence, the classes."""
-    more: dict[str, Any] = {}
-    if hasattr(model, "log_evidence"):
-        evidence = np.asarray(jax.jit(jax.vmap(model.log_evidence))(xs["x"]))
-        more["exact_log_likelihood"] = evaluation.mean_and_error(evidence)
-    if isinstance(model, Classifying) and "label" in xs:
-        found = evaluation.classification(model, xs["x"], np.asarray(xs["label"]))
-        more["accuracy"] = found.accuracy, found.standard_error
-        more["confusion"] = found.confusion.tolist()
-    return more
-
-
-def moment_samples(parts: Parts) -> int | None:
-    """How many draws estimate the posterior mean; None where it is known in closed form."""
-    return None if has_closed_mean(parts.model, parts.dataset) else MOMENT_SAMPLES
-
-
-def _elbo(parts: Parts, num_samples: int) -> Objective:
-    """The ELBO with the rate in closed form where there is one, exact sums over discrete latents."""
-    kl = "analytic" if has_closed_kl(parts.model, parts.dataset) else "monte_carlo"
-    path = can_differentiate_latents(parts.model, parts.dataset)
-    gradient = "pathwise" if path else "score"  # no estimator changes the value
-    return partial(objectives.elbo, num_samples=num_samples, kl=kl, gradient=gradient)
-
-
-def observed(parts: Parts, split: str) -> dict[str, Array]:
-    """A split as the model sees it, with what else its rows have; the same draws at every call.
-
-    Raises:
-        InputError: the data have no such split.
-    """
-    if split not in parts.dataset.splits:
-        raise InputError(
-            f"split: {parts.dataset.name} has {', '.join(parts.dataset.splits)}, got {split!r}"
-        )
-    *_, data_key, _ = parts.config.keys()
-    return observe_batch(data_key, parts.dataset, split)
 
 
 def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
