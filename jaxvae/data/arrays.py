@@ -26,9 +26,13 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_GRAMMAR = "'x' with maybe 'y', 'mask', 'weight', or 'x_train', 'x_test' and maybe 'x_valid', 'y_train', .."
-_FIELDS = {"x": "x", "y": "label", "mask": "mask", "weight": "weight"}
-_OF_COUNTS = {"counts": "x", "batch": "label", "y": "label", "mask": "mask", "weight": "weight"}
+_GRAMMAR = (
+    "'x' with maybe 'y', 'mask', 'weight', 'factors', "
+    "or 'x_train', 'x_test' and maybe 'x_valid', 'y_train', .."
+)
+_OTHERS = {"y": "label", "mask": "mask", "weight": "weight", "factors": "factors"}
+_FIELDS = {"x": "x", **_OTHERS}
+_OF_COUNTS = {"counts": "x", "batch": "label", **_OTHERS}
 
 
 def read_arrays(path: Path) -> Raw:
@@ -109,7 +113,7 @@ def _pickled(path: Path) -> InputError:
 def splits_of(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:
     """Sort arrays into splits by their names.
 
-    `x` with maybe `y`, `mask` and `weight` is a source without splits; otherwise `x_train` or
+    `x` with maybe `y`, `mask`, `weight` and `factors` is a source without splits; otherwise `x_train` or
     `train`, `x_valid` or `valid`, `x_test` or `test`, each with maybe `y_train`, `mask_train`, ..
 
     Raises:

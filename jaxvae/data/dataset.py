@@ -50,7 +50,8 @@ class Dataset:
         source: one line for humans: where the data came from and how they were split.
         splits: some of train, valid and test; each maps to `x` [N, *event] and, where there are
             any, `label` [N] int32, `mask` [N, *event] uint8, 1 where a value was observed (the
-            others are stored as 0), and `weight` [N] float32, how much an example counts.
+            others are stored as 0), `weight` [N] float32, how much an example counts, and `factors`
+            [N, F] int32, what the example was made of, which no model is shown.
         event_shape: shape of one example.
         support: where one value lies, as `observe` shows it to a model.
         binarize: "none", "dynamic", "static" or "threshold".

@@ -36,8 +36,11 @@ def describe(dataset: Dataset) -> str:
 
 
 def _of_rows(dataset: Dataset) -> dict[str, str]:
-    """What masks and weights amount to, split by split."""
+    """What masks and weights amount to, split by split, and how many values each factor has."""
     facts = {}
+    if factors := [arrays["factors"] for arrays in dataset.splits.values() if "factors" in arrays]:
+        values = [str(len(np.unique(column))) for column in np.concatenate(factors).T]
+        facts["factors"] = [f"{len(values)}, of {', '.join(values)} values"]
     for split, arrays in dataset.splits.items():
         if "mask" in arrays:
             missing = 1 - arrays["mask"].mean(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What examples bring besides x: labels, masks of what was observed, weights."""
+"""What examples bring besides x: labels, masks of what was observed, weights, factors."""
 
 from collections.abc import Mapping
 
@@ -9,16 +9,21 @@ from jaxvae.types import InputError
 
 
 def other_fields(raw: Raw) -> dict[str, dict[str, np.ndarray]]:
-    """The checked `label` (int32), `mask` (uint8) and `weight` (float32) of every split.
+    """The checked `label` and `factors` (int32), `mask` (uint8) and `weight` (float32) of every split.
 
     Raises:
         InputError: one of them has another shape than its examples ask for, or unusable values.
     """
-    checks = {"label": _label, "mask": _mask, "weight": _weight}
-    return {
+    checks = {"label": _label, "mask": _mask, "weight": _weight, "factors": _factors}
+    fields = {
         split: {name: check(raw, split) for name, check in checks.items() if name in arrays}
         for split, arrays in raw.splits.items()
     }
+    counts = {split: one["factors"].shape[1] for split, one in fields.items() if "factors" in one}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{split} {count}" for split, count in counts.items())
+        raise InputError(f"{raw.where} factors: expected as many in all splits, got {found}")
+    return fields
 
 
 def observed_values(
@@ -94,6 +99,26 @@ def _weight(raw: Raw, split: str) -> np.ndarray:
             "drop the examples that should not count"
         )
     return weight.astype(np.float32)
+
+
+def _factors(raw: Raw, split: str) -> np.ndarray:
+    factors, count = raw.splits[split]["factors"], len(raw.splits[split]["x"])
+    whose = f"{blame(raw, split)} factors"
+    if factors.ndim != 2 or len(factors) != count or not factors.size:
+        raise InputError(
+            f"{whose}: expected [N, F], one row for each of {count:,} examples and one column or "
+            f"more, got shape {factors.shape}"
+        )
+    if factors.dtype.kind not in "iu":
+        raise InputError(
+            f"{whose}: expected integers, got {factors.dtype}; number the values of each factor "
+            "0, 1, .."
+        )
+    if factors.min() < 0 or factors.max() > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{whose}: expected numbers of values from 0 up, got {factors.min()} to {factors.max()}"
+        )
+    return factors.astype(np.int32)
 
 
 def _span(values: np.ndarray) -> str:

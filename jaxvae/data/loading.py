@@ -1,6 +1,7 @@
 """`load`: read, judge, draw what is drawn once, split."""
 
 import operator
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,8 +18,11 @@ from jaxvae.data.embedded import read_digits
 from jaxvae.data.idx import read_idx_folder
 from jaxvae.data.named import read_named
 from jaxvae.data.raw import Raw
+from jaxvae.data.shapes import read_shapes
 from jaxvae.data.splits import divide
 from jaxvae.types import InputError, PRNGKey
+
+_EMBEDDED: dict[str | Path, Callable[[], Raw]] = {"digits": read_digits, "shapes": read_shapes}
 
 
 def load(
@@ -36,11 +40,11 @@ def load(
     """Load a data set by name or path.
 
     Args:
-        name_or_path: "digits" (scikit-learn's, embedded), the path of an .npy file [N, *event], of
-            an .npz file (`x` and maybe `y`, `mask`, `weight`; or `x_train`, `x_test` and maybe
-            `x_valid`, `y_train`, `mask_train`, ..; or `counts` and maybe `batch`), of an alignment
-            (.a2m, .afa, .fa, .fasta), of a folder of MNIST's four IDX files, or else a TFDS name
-            such as "mnist".
+        name_or_path: "digits" (scikit-learn's, embedded), "shapes" (pictures with known factors,
+            rendered), the path of an .npy file [N, *event], of an .npz file (`x` and maybe `y`,
+            `mask`, `weight`, `factors`; or `x_train`, `x_test` and maybe `x_valid`, `y_train`,
+            `mask_train`, ..; or `counts` and maybe `batch`), of an alignment (.a2m, .afa, .fa,
+            .fasta), of a folder of MNIST's four IDX files, or else a TFDS name such as "mnist".
         data_dir: where TFDS keeps its data; for a TFDS name only.
         binarize: "none"; "dynamic": bits redrawn at every use; "static": drawn once from `key`;
             "threshold": 1 above half of full scale.
@@ -133,7 +137,7 @@ def _read(
     if not isinstance(name_or_path, str | Path) or not str(name_or_path):
         raise InputError(f"name_or_path: expected a name or a path, got {name_or_path!r}")
     path = Path(name_or_path).expanduser()
-    embedded = name_or_path == "digits"
+    embedded = _EMBEDDED.get(name_or_path)
     aligned = not embedded and path.suffix in ALIGNMENTS and not path.is_dir()
     if not aligned and sequence_identity != SEQUENCE_IDENTITY:
         raise InputError(
@@ -149,7 +153,7 @@ def _read(
         )
     if aligned:
         return read_alignment(path, sequence_identity)
-    return read_digits() if embedded else _read_path(path)
+    return embedded() if embedded else _read_path(path)
 
 
 def _read_path(path: Path) -> Raw:

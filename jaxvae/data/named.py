@@ -67,12 +67,12 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
 def _unknown(name: str) -> InputError:
     import tensorflow_datasets as tfds
 
-    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    known = ["digits", "shapes", *tfds.list_builders(with_community_datasets=False)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"; near it: {', '.join(near)}" if near else ""
     return InputError(
-        f"name_or_path: no such file, folder or TFDS name: {name!r}; expected 'digits', the path "
-        f"of an .npy or .npz file or of a folder of IDX files, or a TFDS name{hint}"
+        f"name_or_path: no such file, folder or TFDS name: {name!r}; expected 'digits', 'shapes', "
+        f"the path of an .npy or .npz file or of a folder of IDX files, or a TFDS name{hint}"
     )
 
 

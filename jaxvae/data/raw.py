@@ -17,7 +17,8 @@ class Raw:
         where: the file, folder or name that messages blame.
         origin: where the arrays came from, for humans.
         splits: `{"all": ...}` where the source has no split, else some of train, valid and test;
-            each maps to `x` [N, *event] and maybe `label` [N], `mask` [N, *event], `weight` [N].
+            each maps to `x` [N, *event] and maybe `label` [N], `mask` [N, *event], `weight` [N],
+            `factors` [N, F].
         full_scale: the stored value that means 1, where the source declares one.
         held_out: examples in each of valid and test when the source is one array; None: a tenth.
         num_classes: declared number of classes, where the source declares one.

@@ -60,7 +60,11 @@ def pairs(x: Float[np.ndarray, "N M"], mean: Float[np.ndarray, "N M"]) -> Figure
 
 
 def fans(
-    lines: Float[np.ndarray, "R S M"], values: Float[np.ndarray, "S"], titles: Sequence[str]
+    lines: Float[np.ndarray, "R S M"],
+    values: Float[np.ndarray, "S"],
+    titles: Sequence[str],
+    *,
+    label: str = "z[d]",
 ) -> Figure:
     """One panel a row: a line for every value, coloured by it.
 
@@ -68,6 +72,7 @@ def fans(
         lines: [R, S, M], what to draw.
         values: [S], the value of the latent that each line is at.
         titles: of the R panels.
+        label: what the values are.
 
     Returns:
         The figure.
@@ -80,7 +85,7 @@ def fans(
             axes.plot(line, color=colour, lw=1.1)
         axes.set_title(title, fontsize=9)
         _whole(axes.xaxis, lines.shape[2])
-    bar = figure.colorbar(ScalarMappable(shade, FAN), ax=panels, label="z[d]", pad=0.02)
+    bar = figure.colorbar(ScalarMappable(shade, FAN), ax=panels, label=label, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     figure.supxlabel("dimension of x", fontsize=10, color=INK)
     return figure

@@ -93,7 +93,7 @@ def stages(
     require_positive(
         batch_size=batch_size, total_steps=total_steps, eval_every_steps=eval_every_steps
     )
-    rows = {name: jnp.asarray(array) for name, array in dataset.splits["train"].items()}
+    rows = jax.tree.map(jnp.asarray, batch_rows(dataset, "train"))
     if batch_size > (size := len(rows["x"])):
         raise InputError(
             f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
@@ -173,7 +173,7 @@ def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Arr
 
 def no_metrics(step: Step, state: TrainState, dataset: DataSet, batch_size: int) -> Metrics:
     """Metrics of no examples, of the structure that the step returns; nothing is computed."""
-    rows = dataset.splits["train"]
+    rows = batch_rows(dataset, "train")
     x = jax.eval_shape(dataset.observe, state.key, rows["x"][0])
     index = jax.ShapeDtypeStruct((), jnp.int32)
     row = {name: jax.eval_shape(lambda row: row, array[0]) for name, array in rows.items()}
@@ -195,8 +195,13 @@ def observe_split(
 
 def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array]:
     """A whole split as one batch: `x` as `observe_split` gives it, and what else its rows have."""
-    rows = {name: jnp.asarray(array) for name, array in dataset.splits[split].items()}
+    rows = jax.tree.map(jnp.asarray, batch_rows(dataset, split))
     return rows | {"x": observe_split(key, dataset, split)}
+
+
+def batch_rows(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
+    """What of a split's rows goes into batches: all but `factors`, which no model is shown."""
+    return {name: a for name, a in dataset.splits[split].items() if name != "factors"}
 
 
 def make_validation(
