@@ -1,61 +1,22 @@
 """What a trained model shows of itself: p(x|z) at latents, one key an example."""
 
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution, Independent, constraints
+from numpyro.distributions import Distribution
 
 from jaxvae.batching import Examples, map_examples, unpack
 from jaxvae.binding import bind
 from jaxvae.distributions import sample
-from jaxvae.distributions.calls import numpyro_promotion
+from jaxvae.evaluation.decoding import show
 from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
 
 BATCH = 500  # examples decoded together
 LARGEST_SEED = 2**32 - 1
-
-
-Shown: TypeAlias = Literal["mean", "mode", "draw"]
-"""What is drawn of p(x|z): its mean; of classes the most probable one; else one draw of x."""
-
-
-def how_shown(model: Model) -> Shown:
-    """What of p(x|z) can be shown for this model."""
-    found: list[Shown] = []
-
-    def one(key: PRNGKey) -> None:
-        found.append(_how(model.likelihood(sample(model.prior(), key))))
-
-    jax.eval_shape(one, jax.random.key(0))
-    return found[0]
-
-
-def show(likelihood: Distribution, key: PRNGKey) -> Float[Array, "*event"]:
-    """The mean of p(x|z); of classes the most probable one; a draw where neither is known."""
-    match _how(likelihood):
-        case "mean":
-            with numpyro_promotion():
-                return jnp.asarray(likelihood.mean)
-        case "mode":
-            logits: Any = likelihood.base_dist.logits  # type: ignore[attr-defined]
-            return jnp.argmax(logits, axis=-1).astype(jnp.float32)
-    return sample(likelihood, key)
-
-
-def _how(likelihood: Distribution) -> Shown:
-    each = likelihood.base_dist if isinstance(likelihood, Independent) else likelihood
-    if isinstance(each.support, type(constraints.integer_interval(0, 1))):
-        return "mode" if hasattr(each, "logits") else "draw"
-    try:
-        with numpyro_promotion():
-            _ = likelihood.mean
-    except NotImplementedError:
-        return "draw"
-    return "mean"
 
 
 def latent_of(q: Distribution, key: PRNGKey) -> Float[Array, "D"]:
@@ -108,21 +69,6 @@ def reconstruction_means(model: Model, xs: Batch) -> Float[np.ndarray, "N *event
         return show(unmasked.likelihood(z), jax.random.fold_in(key, 1))
 
     return _map(one, model, unpack(xs))
-
-
-def likelihood_means(
-    model: Model, zs: Float[Array | np.ndarray, "N D"]
-) -> Float[np.ndarray, "N *event"]:
-    """What p(x|z) shows at given latents, see `show`.
-
-    Args:
-        model: any object with `likelihood`.
-        zs: latents, [N, D].
-
-    Returns:
-        `E[x|z_i]`, [N, *event], float32.
-    """
-    return _map(lambda model, key, z: show(model.likelihood(z), key), model, jnp.asarray(zs))
 
 
 def class_samples(

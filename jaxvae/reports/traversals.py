@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpyro.distributions import Independent, Normal
 
 from jaxvae import evaluation
+from jaxvae.evaluation.decoding import likelihood_means
 from jaxvae.reports import vectors
-from jaxvae.reports.decoding import likelihood_means
 from jaxvae.reports.images import as_images, label_columns, label_rows, mosaic, picture, unit
 from jaxvae.reports.latents import most_active
 from jaxvae.reports.style import INK, MUTED

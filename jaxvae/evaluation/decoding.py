@@ -1,0 +1,77 @@
+"""What p(x|z) shows of itself at given latents."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, Independent, constraints
+
+from jaxvae.distributions import sample
+from jaxvae.distributions.calls import numpyro_promotion
+from jaxvae.evaluation.streams import stream
+from jaxvae.types import Model, PRNGKey
+
+Shown: TypeAlias = Literal["mean", "mode", "draw"]
+"""What is shown of p(x|z): its mean; of classes the most probable one; else one draw of x."""
+
+
+def how_shown(model: Model) -> Shown:
+    """What of p(x|z) can be shown for this model."""
+    found: list[Shown] = []
+
+    def one(key: PRNGKey) -> None:
+        found.append(_how(model.likelihood(sample(model.prior(), key))))
+
+    jax.eval_shape(one, jax.random.key(0))
+    return found[0]
+
+
+def show(likelihood: Distribution, key: PRNGKey) -> Float[Array, "*event"]:
+    """The mean of p(x|z); of classes the most probable one; a draw where neither is known."""
+    match _how(likelihood):
+        case "mean":
+            with numpyro_promotion():
+                return jnp.asarray(likelihood.mean)
+        case "mode":
+            logits: Any = likelihood.base_dist.logits  # type: ignore[attr-defined]
+            return jnp.argmax(logits, axis=-1).astype(jnp.float32)
+    return sample(likelihood, key)
+
+
+def _how(likelihood: Distribution) -> Shown:
+    each = likelihood.base_dist if isinstance(likelihood, Independent) else likelihood
+    if isinstance(each.support, type(constraints.integer_interval(0, 1))):
+        return "mode" if hasattr(each, "logits") else "draw"
+    try:
+        with numpyro_promotion():
+            _ = likelihood.mean
+    except NotImplementedError:
+        return "draw"
+    return "mean"
+
+
+def likelihood_means(
+    model: Model, zs: Float[Array | np.ndarray, "N D"], *, batch_size: int = 500
+) -> Float[np.ndarray, "N *event"]:
+    """What p(x|z) shows at given latents, see `show`.
+
+    Args:
+        model: any object with `likelihood`.
+        zs: latents, [N, D].
+        batch_size: latents at a time.
+
+    Returns:
+        `E[x|z_i]`, [N, *event], float32; where p(x|z) has no mean, what `how_shown` says.
+
+    Raises:
+        InputError: there are no latents, or the model needs a label.
+    """
+    no_draws = jax.random.key(0)
+    shown = stream(_show_at, model, no_draws, jnp.asarray(zs), batch_size=batch_size)
+    return np.asarray(shown, np.float32)
+
+
+def _show_at(model: Model, key: PRNGKey, z: Array) -> Array:
+    return show(model.likelihood(z), key)

@@ -1,0 +1,215 @@
+"""How much of the labels can be read off a representation by a simple classifier."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Int
+
+from jaxvae.batching import unpack
+from jaxvae.evaluation.latents import posterior_moments
+from jaxvae.types import Batch, InputError, Model, require_positive
+
+
+class Probe(NamedTuple):
+    """How often a classifier that sees codes alone is right."""
+
+    accuracy: float
+    standard_error: float
+    """Of the accuracy, sqrt(a (1 - a) / N), N the test examples."""
+
+
+class Probes(NamedTuple):
+    """Classifiers of codes, and beside them those of x itself."""
+
+    linear: Probe
+    knn: Probe
+    linear_of_x: Probe
+    knn_of_x: Probe
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name.replace('_', ' ')} {probe.accuracy:.3f} +- {probe.standard_error:.3f}"
+            for name, probe in self._asdict().items()
+        )
+
+
+def probes(
+    model: Model,
+    train: Mapping[str, Any],
+    test: Mapping[str, Any],
+    *,
+    num_neighbours: int = 5,
+    num_samples: int | None = None,
+    batch_size: int = 500,
+) -> Probes:
+    """Linear and nearest-neighbour classifiers of posterior means, and of x for comparison.
+
+    Args:
+        model: any object with `posterior`.
+        train: a batch with `x` and `label`, which the classifiers learn from.
+        test: another one, which they are judged on.
+        num_neighbours: see `knn_probe`.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+        batch_size: examples at a time.
+
+    Returns:
+        Accuracies from 0 to 1 with their standard errors; `str` says them all.
+
+    Raises:
+        InputError: there are no labels, or they are all of one class.
+
+    Source: Alain and Bengio (2017), "Understanding intermediate layers using linear classifier
+    probes".
+    """
+    x, label = zip(_examples("train", train), _examples("test", test), strict=True)
+    means = [
+        posterior_moments(model, batch, num_samples=num_samples, batch_size=batch_size).mean
+        for batch in (train, test)
+    ]
+    found = []
+    for train_codes, test_codes in (means, x):
+        rows = [np.reshape(codes, (len(codes), -1)) for codes in (train_codes, test_codes)]
+        sides = rows[0], label[0], rows[1], label[1]
+        found += [linear_probe(*sides), knn_probe(*sides, num_neighbours=num_neighbours)]
+    return Probes(*found)
+
+
+def linear_probe(
+    train_codes: Float[ArrayLike, "N D"],
+    train_labels: Int[ArrayLike, "N"],
+    test_codes: Float[ArrayLike, "M D"],
+    test_labels: Int[ArrayLike, "M"],
+) -> Probe:
+    """Multinomial logistic regression on standardised codes.
+
+    scikit-learn's, with its penalty of half the squared norm of the weights beside the summed loss;
+    each latent has mean 0 and variance 1 over the training examples.
+
+    Args:
+        train_codes: what the classifier learns from.
+        train_labels: their classes, integers, two or more.
+        test_codes: what it is judged on.
+        test_labels: their classes.
+
+    Returns:
+        Accuracy on the test examples, 0 to 1, with its standard error.
+
+    Raises:
+        InputError: codes or labels are not usable.
+
+    >>> codes, labels = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
+    >>> linear_probe(codes, labels, codes, labels).accuracy
+    1.0
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    return _judge(classifier, train_codes, train_labels, test_codes, test_labels)
+
+
+def knn_probe(
+    train_codes: Float[ArrayLike, "N D"],
+    train_labels: Int[ArrayLike, "N"],
+    test_codes: Float[ArrayLike, "M D"],
+    test_labels: Int[ArrayLike, "M"],
+    *,
+    num_neighbours: int = 5,
+) -> Probe:
+    """The class of most of the nearest training codes, by Euclidean distance.
+
+    The codes are taken as they are: scaled to equal variances, dead latents would count as much as
+    live ones.
+
+    Args:
+        train_codes: where neighbours are looked for.
+        train_labels: their classes, integers, two or more.
+        test_codes: what is classified.
+        test_labels: their classes.
+        num_neighbours: how many neighbours vote, at most N; of classes with as many votes the lowest.
+
+    Returns:
+        Accuracy on the test examples, 0 to 1, with its standard error.
+
+    Raises:
+        InputError: codes or labels are not usable, or there are fewer neighbours than asked for.
+
+    >>> codes, labels = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
+    >>> knn_probe(codes, labels, codes, labels, num_neighbours=1).accuracy
+    1.0
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    require_positive(num_neighbours=num_neighbours)
+    if num_neighbours > (count := len(np.asarray(train_codes))):
+        raise InputError(
+            f"num_neighbours: expected at most {count}, the training examples, got {num_neighbours}"
+        )
+    classifier = KNeighborsClassifier(num_neighbours)
+    return _judge(classifier, train_codes, train_labels, test_codes, test_labels)
+
+
+def require_codes(name: str, codes: Any) -> Float[np.ndarray, "N D"]:
+    """Codes in float64.
+
+    Raises:
+        InputError: they are not finite real numbers [N, D].
+    """
+    array = np.asarray(codes)
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"{name}: expected real numbers [N, D], one row an example, got {array.dtype} of shape "
+            f"{array.shape}; flatten what an example has to one row"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{name}: expected finite numbers, got {(~np.isfinite(array)).sum():,} that are not"
+        )
+    return array.astype(np.float64)
+
+
+def require_label_of_each(name: str, labels: Any, count: int) -> Int[np.ndarray, "N"]:
+    """Labels as an array.
+
+    Raises:
+        InputError: they are not integers, one for each of `count` examples.
+    """
+    array = np.asarray(labels)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: expected integers of shape ({count},), one an example, got {array.dtype} of "
+            f"shape {array.shape}"
+        )
+    return array
+
+
+def _examples(name: str, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    examples = unpack(batch)
+    if examples.label is None:
+        raise InputError(
+            f'{name}: expected a batch with "x" and "label", got examples without labels; a probe '
+            "needs labels to read off"
+        )
+    return np.asarray(examples.x), np.asarray(examples.label)
+
+
+def _judge(classifier: Any, train_codes, train_labels, test_codes, test_labels) -> Probe:
+    train_codes = require_codes("train_codes", train_codes)
+    test_codes = require_codes("test_codes", test_codes)
+    if train_codes.shape[1] != test_codes.shape[1]:
+        raise InputError(
+            f"test_codes: expected {train_codes.shape[1]} latents, as in train_codes, got "
+            f"{test_codes.shape[1]}"
+        )
+    train_labels = require_label_of_each("train_labels", train_labels, len(train_codes))
+    test_labels = require_label_of_each("test_labels", test_labels, len(test_codes))
+    if len(np.unique(train_labels)) < 2:
+        raise InputError(
+            f"train_labels: expected two classes or more, got {train_labels[0]} for every example"
+        )
+    classifier.fit(train_codes, train_labels)
+    right = classifier.predict(test_codes) == test_labels
+    accuracy = float(np.mean(right))
+    return Probe(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(right))))

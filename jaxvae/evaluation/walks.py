@@ -1,0 +1,151 @@
+"""Walks between examples in the latent space, and arithmetic with them, shown by p(x|z)."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvae.evaluation.decoding import likelihood_means
+from jaxvae.evaluation.latents import posterior_moments
+from jaxvae.types import Batch, InputError, Model, require_positive
+
+Walk: TypeAlias = Literal["linear", "spherical"]
+"""A straight line, or the arc of equal angles."""
+
+
+def interpolate(
+    model: Model,
+    x_a: Float[Array, "N *event"],
+    x_b: Float[Array, "N *event"],
+    *,
+    num: int = 8,
+    kind: Walk = "linear",
+    num_samples: int | None = None,
+) -> Float[np.ndarray, "N num *event"]:
+    """Means of p(x|z) on the way from one example to another: from `E[z|x_a]` to `E[z|x_b]`.
+
+    Args:
+        model: any object with `prior`, `posterior` and `likelihood`, its latents not discrete.
+        x_a: where each walk begins, examples as the model sees them, or a batch.
+        x_b: where each ends, as many.
+        num: points of a walk, 2 or more, its ends among them.
+        kind: see `path`.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+
+    Returns:
+        `E[x|z]`, [N, num, *event], float32; where p(x|z) has no mean, the most probable classes or
+        a draw, see `jaxvae.evaluation.decoding`.
+
+    Raises:
+        InputError: the examples are not as many, the latents are discrete, or an option is unknown.
+
+    >>> import jax, jax.numpy as jnp, jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (5, 4), latent_dim=2, hidden=(8,))
+    >>> interpolate(model, jnp.zeros((3, 5, 4)), jnp.ones((3, 5, 4)), num=6).shape
+    (3, 6, 5, 4)
+
+    Source: White (2016), "Sampling generative networks", for spherical walks.
+    """
+    a, b = (_means(model, x, num_samples) for x in (x_a, x_b))
+    if a.shape != b.shape:
+        raise InputError(f"x_b: expected {len(a)} examples, as in x_a, got {len(b)}")
+    zs = path(a, b, num=num, kind=kind)
+    means = likelihood_means(model, zs.reshape(-1, *a.shape[1:]))
+    return means.reshape(len(a), num, *means.shape[1:])
+
+
+def path(
+    a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"], *, num: int, kind: Walk = "linear"
+) -> Float[np.ndarray, "N num D"]:
+    """Points from a to b, evenly spaced, float32.
+
+    linear: `(1 - t) a + t b`. spherical: `(sin((1 - t) w) a + sin(t w) b) / sin w`, w the angle between
+    a and b, so that points between two latents of one norm have that norm too, as most draws of a
+    standard normal prior of many latents nearly do; where a and b point the same way, or opposite
+    ways, it is the line.
+
+    Args:
+        a: where each path begins.
+        b: where it ends.
+        num: points, 2 or more, with both ends.
+        kind: "linear" or "spherical".
+
+    Returns:
+        [N, num, D].
+
+    Raises:
+        InputError: `num` is below 2, or an unknown kind.
+
+    >>> a, b = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    >>> path(a, b, num=3)[0, 1].tolist()
+    [0.5, 0.5]
+    >>> [f"{z:.4f}" for z in path(a, b, num=3, kind="spherical")[0, 1]]  # at 45 degrees
+    ['0.7071', '0.7071']
+
+    Source: Shoemake (1985), "Animating rotation with quaternion curves"; White (2016).
+    """
+    require_positive(num=num)
+    if num < 2:
+        raise InputError(f"num: expected 2 points or more, the two ends among them, got {num}")
+    if kind not in get_args(Walk):
+        raise InputError(f'kind: expected "linear" or "spherical", got {kind!r}')
+    a, b = (np.asarray(z, np.float64)[:, None] for z in (a, b))
+    t = np.linspace(0, 1, num).reshape(1, num, *[1] * (a.ndim - 2))
+    line = (1 - t) * a + t * b
+    if kind == "linear":
+        return line.astype(np.float32)
+    axes = tuple(range(2, a.ndim))
+    norms = np.sqrt(np.sum(a**2, axes, keepdims=True) * np.sum(b**2, axes, keepdims=True))
+    cosine = np.sum(a * b, axes, keepdims=True) / np.where(norms > 0, norms, 1)
+    angle = np.where(norms > 0, np.arccos(np.clip(cosine, -1, 1)), 0)
+    bent = np.sin(angle) > 1e-6
+    safe = np.where(bent, angle, 1)
+    arc = (np.sin((1 - t) * safe) * a + np.sin(t * safe) * b) / np.sin(safe)
+    return np.where(bent, arc, line).astype(np.float32)
+
+
+def analogy(
+    model: Model, a: Batch, b: Batch, c: Batch, *, num_samples: int | None = None
+) -> Float[np.ndarray, "N *event"]:
+    """What is to c as b is to a: means of p(x|z) at `E[z|c] + mean(E[z|b]) - mean(E[z|a])`.
+
+    Groups that differ in one attribute give its direction; the more examples, the less else it holds.
+
+    Args:
+        model: any object with `prior`, `posterior` and `likelihood`, its latents not discrete.
+        a: examples without the attribute, or one example, [A, *event], or a batch.
+        b: examples with it, any number.
+        c: examples to give it to, [N, *event].
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+
+    Returns:
+        [N, *event], float32; where p(x|z) has no mean, see `interpolate`.
+
+    Raises:
+        InputError: the latents are discrete, or examples do not fit the model.
+
+    >>> import jax, jax.numpy as jnp, jaxvae as jv
+    >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
+    >>> analogy(model, jnp.zeros((5, 4)), jnp.ones((7, 4)), jnp.eye(4)[:3]).shape
+    (3, 4)
+
+    Source: Larsen et al. (2016), "Autoencoding beyond pixels using a learned similarity metric", for
+    the directions of attributes; Mikolov et al. (2013), "Linguistic regularities in continuous
+    space word representations", for analogies.
+    """
+    z_a, z_b, z_c = (_means(model, x, num_samples) for x in (a, b, c))
+    return likelihood_means(model, z_c + z_b.mean(axis=0) - z_a.mean(axis=0))
+
+
+def _means(model: Any, x: Batch, num_samples: int | None) -> Float[np.ndarray, "N D"]:
+    if not isinstance(model, Model):
+        raise InputError(
+            "model: expected one with prior, posterior and likelihood, got "
+            f"{type(model).__name__}; give one that needs a label its label, model.given(y)"
+        )
+    if model.prior().is_discrete:
+        raise InputError(
+            "model: expected latents that are not discrete, got classes or bits, between which "
+            "there is nothing"
+        )
+    return posterior_moments(model, x, num_samples=num_samples).mean

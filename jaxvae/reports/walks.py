@@ -1,0 +1,55 @@
+"""The way from one example to another, as p(x|z) shows it."""
+
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from jaxvae import evaluation
+from jaxvae.evaluation.walks import Walk
+from jaxvae.reports import vectors
+from jaxvae.reports.images import as_images, label_columns, mosaic, picture, unit
+from jaxvae.reports.style import INK
+from jaxvae.types import Model
+
+
+def interpolations(
+    model: Model,
+    x_a: Float[Array, "N *event"],
+    x_b: Float[Array, "N *event"],
+    *,
+    num: int = 8,
+    kind: Walk = "linear",
+    num_samples: int | None = None,
+) -> Figure:
+    """Means of p(x|z) on the way between the posterior means of two examples, a row a pair.
+
+    Args:
+        model: any object with `prior`, `posterior` and `likelihood`.
+        x_a: where each row begins, examples as the model sees them, [N, *event].
+        x_b: where each ends.
+        num: points of a row, with both ends.
+        kind: "linear" or "spherical", see `evaluation.interpolate`.
+        num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
+
+    Returns:
+        The figure: images stand between the two examples themselves; other events are lines.
+
+    Raises:
+        InputError: the examples are not as many, the latents are discrete, or an option is unknown.
+    """
+    means = evaluation.interpolate(model, x_a, x_b, num=num, kind=kind, num_samples=num_samples)
+    size, *event = means.shape[0], *means.shape[2:]
+    ways = np.linspace(0, 1, num)
+    ends = [np.asarray(x, np.float32).reshape(size, 1, *event) for x in (x_a, x_b)]
+    rows = np.concatenate([ends[0], means, ends[1]], axis=1)
+    images = as_images(rows.reshape(-1, *event))
+    if images is None:
+        titles = [f"pair {pair}" for pair in range(size)]
+        lines = means.reshape(size, num, -1)
+        return vectors.fans(lines, ways, titles, label="t, from x_a to x_b")
+    columns, width = num + 2, images.shape[2]
+    figure, axes = picture(mosaic(unit(images), columns, gap=1), tile=width, bottom=0.55)
+    centres = [column * (width + 1) + (width - 1) / 2 for column in range(columns)]
+    label_columns(axes, centres, ["x_a", *(f"{way:.2g}" for way in ways), "x_b"])
+    axes.set_xlabel(f"t, a {kind} walk between the posterior means", color=INK)
+    return figure
