@@ -107,13 +107,18 @@ def mmd2(
             "xs, ys: expected samples [N, D] and [M, D] with N and M of at least 2, "
             f"got shapes {xs.shape} and {ys.shape}"
         )
-    k = _kernel(kernel, bandwidth, xs.shape[1])
+    k = kernel_function(kernel, bandwidth, xs.shape[1])
     return _mean_of_pairs(k(xs, xs)) + _mean_of_pairs(k(ys, ys)) - 2 * jnp.mean(k(xs, ys))
 
 
-def _kernel(
+def kernel_function(
     name: Kernel, bandwidth: float | None, latent_dim: int
 ) -> Callable[[Array, Array], Array]:
+    """The kernel of `mmd2` as a function of samples [N, D] and [M, D], which returns k [N, M].
+
+    Raises:
+        InputError: an unknown kernel, or a bandwidth not above 0.
+    """
     require_choice("kernel", name, Kernel)
     if isinstance(bandwidth, int | float) and not 0 < bandwidth < float("inf"):
         raise InputError(f"bandwidth: expected a finite number above 0, got {bandwidth!r}")

@@ -80,7 +80,7 @@ def rate_distortion(records: Records) -> Figure:
     bottom, top = _limits([distortion, valid[1][-1:]], stretch=3)
     axes.set_ylim(bottom, top)
     axes.set_xlim(_limits([rate[distortion <= top], valid[0][-1:]], stretch=np.inf))
-    _equal_elbo_lines(axes)
+    equal_elbo_lines(axes)
     axes.set_xlabel("rate (nats)")
     axes.set_ylabel("distortion (nats)")
     bar = figure.colorbar(
@@ -91,7 +91,7 @@ def rate_distortion(records: Records) -> Figure:
     return figure
 
 
-def _equal_elbo_lines(axes: Axes) -> None:
+def equal_elbo_lines(axes: Axes) -> None:
     """Dashed lines of equal rate + distortion across the frame, labelled where there is room."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     room_x, room_y = 0.1 * (right - left), 0.1 * (top - bottom)

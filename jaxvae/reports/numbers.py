@@ -1,12 +1,10 @@
-"""The numbers of a run in words: the headline table, and what to say of dead latents."""
+"""The numbers of a run in words: the headline table."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxvae.evaluation import ActiveUnits
-
-Row = tuple[str, str, str]
+from jaxvae.runs.words import Row, plus_minus
 
 UNITS = {
     "boolean": "bits per binary dimension",
@@ -42,7 +40,7 @@ def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: st
             f"log p(x), IWAE-{k:,}",
             _nats(results["log_likelihood"]),
             f"tighter lower bound, from {k:,} samples of z an example; mean effective sample size "
-            f"{results['ess']:.0f}",
+            f"{results['ess']:.0f}{_trust(results)}",
         ),
         (
             "Above the ELBO by",
@@ -51,7 +49,7 @@ def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: st
         ),
         (
             "Bits per dimension",
-            _plus_minus([-bits[0], bits[1]], 3),
+            plus_minus([-bits[0], bits[1]], 3),
             f"-log p(x) / ({size:,} ln 2): {unit}",
         ),
         (
@@ -66,36 +64,15 @@ def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: st
     if "accuracy" in results:
         percent = [100 * value for value in results["accuracy"]]
         meaning = "how often the most probable class under q(y|x) is the label"
-        rows.append(("Accuracy", f"{_plus_minus(percent, 2)} %", meaning))
+        rows.append(("Accuracy", f"{plus_minus(percent, 2)} %", meaning))
     return rows
 
 
-def dead_latents(units: ActiveUnits) -> str | None:
-    """A warning that names the latents which ignore the data, or None where there are none."""
-    dead = [d for d, alive in enumerate(units.active) if not alive]
-    if not dead:
-        return None
-    total = len(units.active)
-    if len(dead) == total:
-        which = "The only latent is" if total == 1 else f"All {total} latents are"
-        return (
-            f"Posterior collapse: {which} dead. The posterior mean does not follow x, so the "
-            "decoder has nothing to go by. A smaller beta, a KL warm-up (kl_warmup_steps) or a "
-            "longer run may help."
-        )
-    names = ", ".join(f"z[{d}]" for d in dead)
-    verb = "is" if len(dead) == 1 else "are"
-    return (
-        f"{len(dead)} of {total} latents {verb} dead: {names}. Over the test split the variance of "
-        "the posterior mean is at most 0.01, so next to nothing of x is in there."
-    )
-
-
 def _nats(pair: Sequence[float]) -> str:
-    return f"{_plus_minus(pair, 2)} nats"
+    return f"{plus_minus(pair)} nats"
 
 
-def _plus_minus(pair: Sequence[float], digits: int) -> str:
-    value, error = pair
-    spread = f"{error:.{digits}f}" if math.isfinite(error) else "unknown"
-    return f"{value:.{digits}f} ± {spread}"
+def _trust(results: dict[str, Any]) -> str:
+    """What the tails of the weights say of the estimate, where there were enough samples to tell."""
+    share = results.get("unreliable")
+    return "" if share is None else f"; Pareto k-hat above 0.7 for {100 * share:.1f} % of examples"

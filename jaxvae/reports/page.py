@@ -11,16 +11,21 @@ from jaxtyping import Array
 from jaxvae import evaluation
 from jaxvae.binding import Conditional, bind
 from jaxvae.distributions import Chain
+from jaxvae.evaluation import dead_latents, unused_latents
 from jaxvae.reports import figures, markup
+from jaxvae.reports.findings import findings
 from jaxvae.reports.images import as_images
-from jaxvae.reports.numbers import dead_latents, headline
+from jaxvae.reports.numbers import headline
 from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
-from jaxvae.runs.train import load_model, moment_samples, observed
+from jaxvae.runs.evaluate import moment_samples, observed
+from jaxvae.runs.train import load_model
 from jaxvae.types import InputError
 
 PAIRS, SAMPLES = 24, 72
 SCATTERED = 2000
+RELIANCE_EXAMPLES = 300
+WALKS = 4
 FEWER = 8  # where examples are not images, each takes a panel of its own
 
 
@@ -74,8 +79,20 @@ def _top(contents: Contents, name: str) -> Iterator[str]:
         "quiet",
     )
     yield from _numbers(contents)
-    if warning := dead_latents(contents.units):
+    for warning in _warnings(contents):
         yield markup.paragraph(warning, "warning")
+
+
+def _warnings(contents: Contents) -> Iterator[str]:
+    """What is amiss with the latents, in words."""
+    if warning := dead_latents(contents.units):
+        yield warning
+    if len(contents.units.variance) and len(contents.batch["x"]) > 1:
+        *_, key = contents.parts.config.keys()
+        few = {name: rows[:RELIANCE_EXAMPLES] for name, rows in contents.batch.items()}
+        reliance = evaluation.reliance_on_latents(key, contents.model, few, kl="monte_carlo")
+        if warning := unused_latents(reliance):
+            yield warning
 
 
 def _likelihood(contents: Contents) -> str:
@@ -137,6 +154,7 @@ def _figures(contents: Contents) -> Iterator[str]:
     yield from _examples(contents)
     yield markup.heading("Latents")
     yield from _latents(contents)
+    yield from findings(contents.run, contents.which)
 
 
 def _training(contents: Contents) -> Iterator[str]:
@@ -288,6 +306,13 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
         "the first test example; a latent that changes nothing is not used. Latents with the most "
         "varying posterior means come first.",
     )
+    if images and moment_samples(contents.parts) is None and plain is contents.model:
+        yield markup.figure(
+            figures.interpolations(plain, xs[:WALKS], xs[WALKS : 2 * WALKS]),
+            "Interpolations",
+            f"{words} on the straight way between the posterior means of two test examples, a row "
+            "a pair.",
+        )
 
 
 def _origin(contents: Contents) -> Iterator[str]:

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvae.evaluation import ActiveUnits
+from jaxvae.evaluation import ActiveUnits, dead_latents
 from jaxvae.reports import page, write_report
-from jaxvae.reports.numbers import dead_latents, headline
+from jaxvae.reports.numbers import headline
 from jaxvae.types import InputError
 
 ALWAYS = ["Loss", "Rate and distortion", "Reconstructions", "Samples from the prior"]
 LATENTS = ["Rate of each latent", "Posterior means", "Traversals"]
+OF_IMAGES = ["Interpolations"]
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +100,7 @@ def test_page_needs_nothing_else(finished, shown):
 
 
 def test_page_has_every_figure_with_a_caption(shown):
-    assert shown.alts == ALWAYS + LATENTS
+    assert shown.alts == ALWAYS + LATENTS + OF_IMAGES
     assert shown.tags.count("figcaption") == len(shown.alts)
 
 
@@ -181,7 +182,7 @@ def test_page_follows_the_records_of_a_run(copy, read):
     run.write_text("metrics.jsonl", "".join(lines))
     shown = read(write_report(run))
     assert "ELBO -123.46 ± 7.89 nats" in shown.text
-    assert shown.alts == [ALWAYS[0], *ALWAYS[2:], *LATENTS]
+    assert shown.alts == [ALWAYS[0], *ALWAYS[2:], *LATENTS, *OF_IMAGES]
 
 
 def test_last_checkpoint_says_which_numbers_these_are(copy, read):

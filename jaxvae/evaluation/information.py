@@ -1,0 +1,208 @@
+"""What z knows of x: mutual information, and the rate in two parts."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxvae.evaluation.aggregate import Draws, log_aggregate, posterior_draws, require_two
+from jaxvae.evaluation.streams import mean_and_error
+from jaxvae.types import Batch, Model, PRNGKey, require_key, require_positive
+
+NEAR = 0.9
+"""The share of log N from which an estimate is near its ceiling."""
+
+
+class PerLatent(NamedTuple):
+    """A number for each latent by itself, with its standard error over examples, nats."""
+
+    mean: Float[np.ndarray, "D"]
+    standard_error: Float[np.ndarray, "D"]
+
+
+class MutualInformation(NamedTuple):
+    """How many nats z holds about which of the N examples it came from."""
+
+    each: Float[np.ndarray, "N"]
+    """KL(q(z|x_n) || q(z)) of every example, an estimate, nats."""
+    mean: tuple[float, float]
+    """I(x; z), with its standard error over examples, the Monte Carlo error within it, nats."""
+    ceiling: float
+    """log N, which I(x; z) cannot exceed, nats."""
+    per_latent: PerLatent | None
+    """I(x; z_d) of each latent; None where the posterior does not factorise."""
+
+    @property
+    def near_ceiling(self) -> bool:
+        """Whether it is above 90 % of log N, where it says little."""
+        return self.mean[0] > NEAR * self.ceiling
+
+    def __str__(self) -> str:
+        (mean, error), size = self.mean, len(self.each)
+        said = f"I(x; z) = {mean:.2f} +- {error:.2f} nats, at most log N = {self.ceiling:.2f}"
+        if self.near_ceiling:
+            said += f"; near that ceiling it says little more than that {size:,} examples are few"
+        return said
+
+
+class Surgery(NamedTuple):
+    """Distortion, and the rate in its two parts; `(mean, standard error)` over examples, nats."""
+
+    distortion: tuple[float, float]
+    """-E log p(x|z)."""
+    rate: tuple[float, float]
+    """E log q(z|x) - log p(z): mutual information and marginal KL together."""
+    mutual_information: MutualInformation
+    """What of the rate tells examples apart."""
+    marginal_kl: tuple[float, float]
+    """KL(q(z) || p(z)): what of the rate is the distance from the aggregate posterior to the prior."""
+    marginal_kl_per_latent: PerLatent | None
+    """KL(q(z_d) || p(z_d)); None where posterior or prior does not factorise."""
+
+    def __str__(self) -> str:
+        rate, kl = (f"{mean:.2f} +- {error:.2f}" for mean, error in (self.rate, self.marginal_kl))
+        distortion = f"{self.distortion[0]:.2f} +- {self.distortion[1]:.2f}"
+        most = "at most " if self.mutual_information.near_ceiling else ""
+        return (
+            f"distortion {distortion}, rate {rate} nats; of the rate {most}{kl} nats are "
+            f"KL(q(z) || p(z)), and {self.mutual_information}"
+        )
+
+
+def mutual_information(
+    key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
+) -> MutualInformation:
+    """Mutual information of the N examples and z under q(z|x), `I = mean_n KL(q(z|x_n) || q(z))`.
+
+    `each[n] = mean_k (log q(z_k|x_n) - log q(z_k))`, `z_k ~ q(z|x_n)`, `q(z) = mean_m q(z|x_m)` over all
+    N examples, x_n among them: N x N K densities, in chunks. Without bias for the empirical law of
+    the examples. Of the population that they come from it is an estimate that is too small, since I
+    is concave in the law of x, and it never exceeds log N however much z knows: more examples raise it.
+
+    Args:
+        key: one typed key; draw k of example i comes from `fold_in(fold_in(key, i), k)`.
+        model: any object with `prior` and `posterior`, or with `given`; q(z|x) must be able to score.
+        xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
+            and `mask`.
+        num_samples: K.
+        batch_size: examples that are drawn for at a time.
+
+    Returns:
+        `each` [N], its `mean` with a standard error, `ceiling` = log N, and the same of each latent
+        where q factorises, nats; `str` says when the ceiling is near. The error is that of the
+        population's I to first order.
+
+    Raises:
+        InputError: there are fewer than two examples, an option is not usable, or q cannot score.
+
+    >>> import jax
+    >>> from jaxvae.testing import draw_examples, linear_gaussian
+    >>> model = linear_gaussian()
+    >>> xs = draw_examples(jax.random.key(0), model, 100)
+    >>> print(mutual_information(jax.random.key(1), model, xs, num_samples=10))
+    I(x; z) = 0.37 +- 0.04 nats, at most log N = 4.61
+
+    Source: Hoffman and Johnson (2016), "ELBO surgery: yet another way to carve up the variational
+    evidence lower bound".
+    """
+    draws = _checked_draws(key, model, xs, num_samples, batch_size, decode=False)
+    return _mutual_information(draws, *_log_aggregate(model, xs, draws))
+
+
+def elbo_surgery(
+    key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
+) -> Surgery:
+    """The ELBO in three parts: `-ELBO = distortion + I(x; z) + KL(q(z) || p(z))`.
+
+    `rate = E log q(z|x) - log p(z) = I(x; z) + KL(q(z) || p(z))` with the q(z) of the N examples, exact
+    for their empirical law: the parts are of the same samples and sum to the rate to rounding. As
+    estimates of the population's the first is too small, at most log N, and the second too large by
+    as much: where I(x; z) is near log N, `marginal_kl` is an upper bound and no more.
+
+    Args:
+        key: one typed key; draw k of example i comes from `fold_in(fold_in(key, i), k)`.
+        model: any object with `prior`, `posterior` and `likelihood`, or with `given` and one prior
+            for all labels; q(z|x) must be able to score.
+        xs: as for `mutual_information`.
+        num_samples: K.
+        batch_size: examples that are drawn for at a time.
+
+    Returns:
+        The four numbers with standard errors over examples, and mutual information and marginal KL of
+        each latent where prior and posterior factorise, nats. Those of the latents do not sum to
+        those of z, for latents may depend on each other under q(z).
+
+    Raises:
+        InputError: there are fewer than two examples, an option is not usable, or q cannot score.
+
+    >>> import jax
+    >>> from jaxvae.testing import draw_examples, linear_gaussian
+    >>> model = linear_gaussian()
+    >>> xs = draw_examples(jax.random.key(0), model, 100)
+    >>> parts = elbo_surgery(jax.random.key(1), model, xs)
+    >>> whole = parts.mutual_information.mean[0] + parts.marginal_kl[0]
+    >>> abs(whole - parts.rate[0]) < 1e-5
+    True
+
+    Source: Hoffman and Johnson (2016), "ELBO surgery: yet another way to carve up the variational
+    evidence lower bound".
+    """
+    draws = _checked_draws(key, model, xs, num_samples, batch_size, decode=True)
+    log_q_z, log_q_z_each = _log_aggregate(model, xs, draws)
+    log_p_x_z, log_q, log_p = (
+        np.asarray(a, np.float64) for a in (draws.log_p_x_z, draws.log_q, draws.log_p)
+    )
+    factorised = log_q_z_each is not None and draws.log_p_each is not None
+    return Surgery(
+        _over_examples(-log_p_x_z),
+        _over_examples(log_q - log_p),
+        _mutual_information(draws, log_q_z, log_q_z_each),
+        _over_examples(log_q_z - log_p),
+        _per_latent(log_q_z_each - np.asarray(draws.log_p_each)) if factorised else None,
+    )
+
+
+def _checked_draws(
+    key: PRNGKey, model: Model, xs: Batch, num_samples: int, batch_size: int, *, decode: bool
+) -> Draws:
+    require_key(key)
+    require_positive(num_samples=num_samples)
+    require_two(xs)
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    return posterior_draws(key, model, xs, **options, decode=decode)
+
+
+def _log_aggregate(
+    model: Model, xs: Batch, draws: Draws
+) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K D"] | None]:
+    """Log q(z) of every draw, and of each latent of it where the posteriors factorise."""
+    size, samples, *latent = draws.z.shape
+    factorised = draws.log_q_each is not None
+    log_q, each = log_aggregate(
+        model, xs, draws.z.reshape(size * samples, *latent), each=factorised
+    )
+    log_q = log_q.reshape(size, samples)
+    return log_q, None if each is None else each.reshape(size, samples, -1)
+
+
+def _mutual_information(
+    draws: Draws,
+    log_q_z: Float[np.ndarray, "N K"],
+    log_q_z_each: Float[np.ndarray, "N K D"] | None,
+) -> MutualInformation:
+    each = np.mean(np.asarray(draws.log_q) - log_q_z, axis=1)
+    per_latent = None
+    if log_q_z_each is not None:
+        per_latent = _per_latent(np.asarray(draws.log_q_each) - log_q_z_each)
+    return MutualInformation(each, mean_and_error(each), math.log(len(each)), per_latent)
+
+
+def _over_examples(values: Float[np.ndarray, "N K"]) -> tuple[float, float]:
+    return mean_and_error(np.mean(values, axis=1))
+
+
+def _per_latent(values: Float[np.ndarray, "N K D"]) -> PerLatent:
+    pairs = [_over_examples(values[..., d]) for d in range(values.shape[-1])]
+    mean, error = zip(*pairs, strict=True) if pairs else ((), ())
+    return PerLatent(np.array(mean), np.array(error))

@@ -1,0 +1,175 @@
+"""The curve of rate and distortion that models trained at several betas draw, and whether it can be true."""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxvae.distributions import analytic_kl, log_prob, sample_with_log_prob
+from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.sampling import log_likelihood as log_p_x_given_z
+from jaxvae.sampling import require_latents
+from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+
+ERRORS = 3
+"""How many standard errors a fault must exceed."""
+
+
+class RateDistortion(NamedTuple):
+    """Points of the curve by rising beta, NumPy arrays [M], with standard errors over examples, nats."""
+
+    beta: Float[np.ndarray, "M"]
+    """The weight of the rate that each model was trained with."""
+    rate: Float[np.ndarray, "M"]
+    """KL(q(z|x) || p(z))."""
+    rate_error: Float[np.ndarray, "M"]
+    distortion: Float[np.ndarray, "M"]
+    """-E log p(x|z)."""
+    distortion_error: Float[np.ndarray, "M"]
+    elbo: Float[np.ndarray, "M"]
+    """-(distortion + rate), whatever beta the model was trained with."""
+    elbo_error: Float[np.ndarray, "M"]
+    regret: Float[np.ndarray, "M"]
+    """How much less `distortion + beta rate` the best of all models has at this one's beta: 0 at best."""
+    regret_error: Float[np.ndarray, "M"]
+    """Of the difference between the two models on the same examples."""
+    best: np.ndarray
+    """Which model that best one is, [M]."""
+
+    @property
+    def slope(self) -> Float[np.ndarray, "M-1"]:
+        """From each point to the next, `dD / dR`; on the frontier between minus the two betas."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.diff(self.distortion) / np.diff(self.rate)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the rate falls and the distortion rises from each beta to the next."""
+        return bool(np.all(np.diff(self.rate) <= 0) and np.all(np.diff(self.distortion) >= 0))
+
+    @property
+    def convex(self) -> bool:
+        """Whether the curve is monotone, and gets steeper from each beta to the next."""
+        slope = self.slope[np.diff(self.rate) != 0]
+        return self.monotone and bool(np.all(np.diff(slope) <= 0))
+
+    @property
+    def beaten(self) -> Bool[np.ndarray, "M"]:
+        """Which models another one beats at their own beta by more than three standard errors."""
+        return self.regret > ERRORS * self.regret_error
+
+    def faults(self) -> tuple[str, ...]:
+        """A sentence on each model that is beaten."""
+        return tuple(
+            f"beta {self.beta[i]:g}: the model of beta {self.beta[self.best[i]]:g} has "
+            f"{self.regret[i]:.2f} +- {self.regret_error[i]:.2f} nats less distortion + "
+            f"{self.beta[i]:g} rate; this one is not at its optimum"
+            for i in np.flatnonzero(self.beaten)
+        )
+
+    def __str__(self) -> str:
+        columns = zip(self.beta, self.rate, self.distortion, self.elbo, strict=True)
+        rows = [f"{b:8g}{r:10.2f}{d:12.2f}{e:10.2f}" for b, r, d, e in columns]
+        head = f"{'beta':>8s}{'rate':>10s}{'distortion':>12s}{'ELBO':>10s}"
+        return "\n".join([head, *rows, *self.faults()])
+
+
+def rate_distortion_curve(
+    key: PRNGKey,
+    models: Iterable[tuple[float, Model]],
+    xs: Batch,
+    *,
+    num_samples: int = 10,
+    kl: Literal["analytic", "monte_carlo"] = "analytic",
+    batch_size: int = 100,
+) -> RateDistortion:
+    """Rate and distortion of models trained at several betas, on the same examples and noise.
+
+    A model of the least `distortion + beta rate` lies on the frontier of all that its family can
+    reach, where `dD/dR = -beta`. So at each beta its own model must be the best of all: `regret[i] =
+    D_i + beta_i R_i - min_j (D_j + beta_i R_j)` is 0, up to noise. Where all regrets are 0 the curve
+    is monotone and convex, and the slope between neighbours lies between minus their betas; where
+    one is not, that model was not trained to the end (or what it was trained on is not `xs`).
+
+    Args:
+        key: one typed key; example i draws from `fold_in(key, i)`, the same for every model.
+        models: pairs `(beta, model)`, two or more, each beta once.
+        xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
+            and `mask`.
+        num_samples: K, of the distortion.
+        kl: how the rate is computed: in closed form, or from the samples, as for a flow.
+        batch_size: examples at a time.
+
+    Returns:
+        Arrays [M] by rising beta: rate, distortion and ELBO with their standard errors, and regrets,
+        nats; `faults()` names the models that are beaten, `str` is a table.
+
+    Raises:
+        InputError: there are fewer than two models or a beta comes twice or is below 0, an option is
+            not usable, or no closed form of the rate is known.
+
+    >>> from jaxvae.testing import draw_examples, linear_gaussian
+    >>> model = linear_gaussian()
+    >>> xs = draw_examples(jax.random.key(0), model, 50)
+    >>> pairs = [(1.0, model.with_exact_posterior()), (4.0, model)]
+    >>> rate_distortion_curve(jax.random.key(1), pairs, xs).rate.shape
+    (2,)
+
+    Source: Alemi et al. (2018), "Fixing a broken ELBO"; Higgins et al. (2017), "beta-VAE".
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples)
+    if kl not in ("analytic", "monte_carlo"):
+        raise InputError(f'kl: expected "analytic" or "monte_carlo", got {kl!r}')
+    models = sorted(models, key=lambda pair: pair[0])
+    beta = np.array([pair[0] for pair in models], np.float64)
+    if len(beta) < 2 or not np.all(np.diff(beta) > 0) or not np.all((beta >= 0) & (beta < np.inf)):
+        raise InputError(
+            "models: expected two pairs (beta, model) or more, with different finite betas of at "
+            f"least 0, got betas {beta.tolist()}"
+        )
+    options = {"batch_size": batch_size, "num_samples": num_samples, "kl": kl}
+    parts = np.array(
+        [stream(_rate_and_distortion, model, key, xs, **options) for _, model in models],
+        np.float64,
+    )  # [M, 2, N]
+    rate, distortion = parts[:, 0], parts[:, 1]
+    columns = (*_means(rate), *_means(distortion), *_means(-(distortion + rate)))
+    return RateDistortion(beta, *columns, *_regrets(beta, rate, distortion))
+
+
+def _regrets(
+    beta: Float[np.ndarray, "M"],
+    rate: Float[np.ndarray, "M N"],
+    distortion: Float[np.ndarray, "M N"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Regret, its error, and the best model at every beta."""
+    costs = [distortion + weight * rate for weight in beta]  # M times [M, N]
+    best = np.array([np.argmin(cost.mean(axis=1)) for cost in costs])
+    behind = np.array(
+        [cost[i] - cost[j] for i, (cost, j) in enumerate(zip(costs, best, strict=True))]
+    )
+    return *_means(behind), best
+
+
+def _rate_and_distortion(
+    model: Model, key: PRNGKey, x: Array, *, num_samples: int, kl: str
+) -> tuple[Array, Array]:
+    q, p = model.posterior(x), model.prior()
+    require_latents(q, p)
+
+    def one(k: Array) -> tuple[Array, Array]:
+        z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))
+        rate = log_q - log_prob(p, z) if kl == "monte_carlo" else jnp.zeros(())
+        return rate, -log_p_x_given_z(model, x, z)
+
+    rate, distortion = jax.vmap(one)(jnp.arange(num_samples))
+    return analytic_kl(q, p) if kl == "analytic" else jnp.mean(rate), jnp.mean(distortion)
+
+
+def _means(values: Float[np.ndarray, "M N"]) -> tuple[np.ndarray, np.ndarray]:
+    means, errors = zip(*map(mean_and_error, values), strict=True)
+    return np.array(means), np.array(errors)
