@@ -66,13 +66,11 @@ def compare(
         InputError: there are fewer than two runs, one comes twice, or their data differ.
     """
     _require_comparable(runs)
+    first, *_ = load_model(runs[0], which)
+    xs, (*_, key) = observed(first, split), first.config.keys()
     found: list[Compared] = []
-    xs: dict[str, Any] = {}
     for run in runs:
         parts, model, step = load_model(run, which)
-        if not found:
-            xs = observed(parts, split)
-            *_, key = parts.config.keys()
         name = run.path.resolve().name
         sizes = {"num_samples": num_samples, "chunk_size": chunk_size}
         report = _of_run(on_progress, name)

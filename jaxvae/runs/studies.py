@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class Settings:
     """Chains of annealed importance sampling, an example."""
     num_temperatures: int = 1000
     """Temperatures of annealed importance sampling."""
+    ais_start: Literal["prior", "posterior"] = "posterior"
+    """Where its chains start: at q(z|x), near their end, or at the prior, as is usual."""
     missing: float = 0.5
     """The share of the values that imputation hides."""
 
@@ -46,10 +48,8 @@ class Settings:
         Raises:
             InputError: a size is below 1, or the share is none.
         """
-        counts = {
-            name: value for name, value in dataclasses.asdict(self).items() if name != "missing"
-        }
-        require_positive(**counts)
+        names = ("study_examples", "study_samples", "num_chains", "num_temperatures")
+        require_positive(**{name: getattr(self, name) for name in names})
         if not 0 < self.missing < 1:
             raise InputError(
                 f"missing: expected a share between 0 and 1, got {self.missing!r}; it is how much of "
@@ -141,7 +141,11 @@ def _ais(subject: Subject, on_progress: Progress | None) -> Record:
     settings = subject.settings
     xs = subject.first(settings.study_examples)
     count = len(xs["x"])
-    sizes = {"num_chains": settings.num_chains, "num_temperatures": settings.num_temperatures}
+    sizes = {
+        "num_chains": settings.num_chains,
+        "num_temperatures": settings.num_temperatures,
+        "start": settings.ais_start,
+    }
     keys = list(jax.random.split(subject.key, 3))
     model, of_label = _plain(subject)
     iwae = evaluation.log_likelihood(keys[0], subject.model, xs, num_samples=settings.study_samples)
@@ -310,9 +314,9 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
         counts = [np.sum(train == value, axis=0) for value in np.unique(train)]
         common = np.unique(train)[np.argmax(counts, axis=0)]
         right = {"draw": filled.draws[0] == truth, "common": common[None] == truth}
-        return record | {name: _of_hidden(hit, hidden) for name, hit in right.items()}
+        return record | {name: _of_hidden(np.asarray(hit), hidden) for name, hit in right.items()}
     off = {"model": filled.mean - truth, "column": train.mean(axis=0)[None] - truth}
-    squares = {name: _of_hidden(np.float64(e) ** 2, hidden) for name, e in off.items()}
+    squares = {name: _of_hidden(np.asarray(e, np.float64) ** 2, hidden) for name, e in off.items()}
     return record | {f"mean_square_{name}": value for name, value in squares.items()}
 
 

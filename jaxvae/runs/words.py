@@ -51,7 +51,10 @@ def _percent(pair: Sequence[float]) -> str:
 
 def _ais(record: Record) -> list[Row]:
     count, samples = record["examples"], record["num_samples"]
-    chains = f"{record['num_chains']} chains of {record['num_temperatures']:,} temperatures"
+    start = {"prior": "the prior", "posterior": "q(z|x)"}[record["start"]]
+    chains = (
+        f"{record['num_chains']} chains of {record['num_temperatures']:,} temperatures from {start}"
+    )
     simulated = f"{count:,} examples drawn from the model"
     if record["label"] is not None:
         simulated += f" given label {record['label']}"
