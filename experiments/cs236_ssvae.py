@@ -25,7 +25,11 @@ Accuracy by step, of one earlier run of the first draw:
     grey levels   82.77   85.06   88.17   89.85    89.87    90.54    91.67    91.33    93.45 %
     drawn bits    81.60   84.22   87.42   89.16    89.19    89.77    90.80    90.36    92.44 %
 
-It still rises and sways by a point or two at the end; no schedule shorter than the source's is known to do.
+It still rises and sways by a point or two at the end; no schedule shorter than the source's is known to do. What was tried
+beside the source's protocol, 30,000 steps of one draw each: with the bound of labelled rows (--labelled-bound 1) 89.32 % on the
+first draw of seed 0 and, in another order of the rows, 91.20 % on that of seed 1; a learning rate that falls to 0 (--decay
+cosine) 91.79 % on the first draw of seed 0. M1+M2 was at 86.2 % after 10,000 steps of the
+same draw. None of them takes the mean beyond the spread of the draws.
 """
 
 import argparse
@@ -46,17 +50,18 @@ from sklearn.svm import SVC
 import jaxvae as jv
 from jaxvae.evaluation import Classification, classification, posterior_moments
 from jaxvae.semi_supervised import choose_labelled, label_log_probs, redrawn, semi_supervised
+from jaxvae.training import learning_rate_schedule
 
 CLASSES = 10
 SMALL = {"initializer": "fan_in_uniform"}
 
 
-def fit(key, model, objective, data, *, total_steps, batch_size=100, rate=1e-3, schedules=None):
+def fit(key, model, objective, data, *, total_steps, peak=1e-3, decay="constant", **options):
     """Adam for so many steps; the trained model."""
-    optimizer = optax.adam(rate)
-    step = jv.training.make_step(objective, optimizer, schedules=schedules)
+    optimizer = optax.adam(learning_rate_schedule(peak, total_steps, decay=decay))
+    step = jv.training.make_step(objective, optimizer, schedules=options.pop("schedules", None))
     state = jv.training.init(key, model, optimizer)
-    options = {"batch_size": batch_size, "total_steps": total_steps}
+    options = {"batch_size": 100, "total_steps": total_steps} | options
     state, history = jv.training.fit(state, step, data, **options)
     print(f"  {history[-1]['train']}", flush=True)
     return state.model
@@ -83,11 +88,12 @@ def labels_alone(key, model, x, *, labelled_x, labelled_y):
     return jnp.mean(label_log_probs(model, labelled_x, labelled_y))
 
 
-def m2(key: jax.Array, data: Any, labelled: Labelled, how: Mapping[str, Any], **options: Any):
+def m2(key, data, labelled, how, *, labelled_bound=0.0, **options: Any):
     """M2 on the rows of a data set, the labels weighing 100."""
     model_key, run_key = jax.random.split(key)
     model = jv.models.ssvae(model_key, data.event_shape, num_classes=CLASSES, **SMALL, **options)
-    objective = partial(semi_supervised, labelled_y=labelled.y)
+    known = {"labelled_y": labelled.y, "labelled_bound": labelled_bound}
+    objective = partial(semi_supervised, **known)
     return fit(run_key, model, objective, data, **how, schedules=labelled.schedules)
 
 
@@ -171,10 +177,22 @@ def main() -> None:
     parser.add_argument("--num-labels", type=int, default=100)
     parser.add_argument("--total-steps", type=int, default=30_000, help="shorter to try it out")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--decay",
+        choices=["constant", "linear", "cosine"],
+        default="constant",
+        help="of the learning rate, to 0 at the end; constant is the course's",
+    )
+    parser.add_argument(
+        "--labelled-bound",
+        type=float,
+        default=0.0,
+        help="weight of the bound of labelled rows in M2; 0 is the course's",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = jv.data.load(args.data, data_dir=args.data_dir, binarize="dynamic", valid_size=0)
-    how = {"total_steps": args.total_steps, "rate": args.learning_rate}
+    how = {"total_steps": args.total_steps, "peak": args.learning_rate, "decay": args.decay}
     found, begin = {}, time.perf_counter()
     first, confusion = None, None
     for draw in range(args.draws):
@@ -183,7 +201,9 @@ def main() -> None:
         labelled = Labelled.choose(keys[0], data, args.num_labels)
         results = {"supervised only": test(supervised(keys[1], data, labelled), data).accuracy}
         if args.model == "m2":
-            result = test(m2(keys[2], data, labelled, how), data)
+            result = test(
+                m2(keys[2], data, labelled, how, labelled_bound=args.labelled_bound), data
+            )
             results["M2"], confusion = result.accuracy, result.confusion
         else:  # one M1 serves all draws of labels: it sees none
             first = first or m1(keys[3], data, how)
