@@ -63,10 +63,16 @@ def stream(
 
 @jax.tree_util.register_static
 class Constant:
-    """A model that is no pytree: a constant for the compiler."""
+    """A model that is no pytree: a constant for the compiler, the same at every call."""
 
     def __init__(self, model: Model):
         self.model = model
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and other.model is self.model
+
+    def __hash__(self) -> int:
+        return id(self.model)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,0 +1,234 @@
+"""Chains of latents along a path of densities: where they start, how they move, what they weigh."""
+
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, constraints
+
+from jaxvae.distributions import ClassConditional, can_score, describe, log_prob, sample
+from jaxvae.evaluation.hmc import Evaluate, Point, transition
+from jaxvae.sampling import log_likelihood as log_p_x_given_z
+from jaxvae.sampling import require_latents
+from jaxvae.types import InputError, Model, PRNGKey, require_positive
+
+Start: TypeAlias = Literal["prior", "posterior"]
+Schedule: TypeAlias = Literal["sigmoid", "linear"]
+
+ROWS = 1000
+"""Chains x examples in one dispatch, unless a batch size is given."""
+WARM_UP = 50
+"""Transitions of the pilot at its first temperature, for the step size to get from its start there."""
+
+
+class Settings(NamedTuple):
+    """What a run of chains is made with; hashable, so that the compiler takes it for a constant."""
+
+    num_chains: int
+    num_temperatures: int
+    num_leapfrog: int
+    start: Start
+    schedule: Schedule
+    target_acceptance: float
+    step_size: float
+
+    def check(self) -> None:
+        """Refuse what cannot be used.
+
+        Raises:
+            InputError: a number is out of its range or a name is unknown.
+        """
+        counts = self.num_chains, self.num_temperatures, self.num_leapfrog
+        require_positive(**dict(zip(self._fields, counts, strict=False)))
+        for name, value, known in (
+            ("start", self.start, get_args(Start)),
+            ("schedule", self.schedule, get_args(Schedule)),
+        ):
+            if value not in known:
+                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        if not 0 < self.target_acceptance < 1:
+            raise InputError(
+                "target_acceptance: expected a probability between 0 and 1, got "
+                f"{self.target_acceptance!r}"
+            )
+        if not 0 < self.step_size < float("inf"):
+            raise InputError(f"step_size: expected a number above 0, got {self.step_size!r}")
+
+    def batch_size(self, given: int | None) -> int:
+        """Examples at a time: those given, or so many that there are about 1,000 chains."""
+        return max(1, ROWS // self.num_chains) if given is None else given
+
+
+def ladder(schedule: Schedule, num_temperatures: int) -> Float[np.ndarray, "T+1"]:
+    """The temperatures t_0 = 0 to t_T = 1, float32.
+
+    >>> ladder("linear", 4).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    t = np.linspace(0.0, 1.0, num_temperatures + 1)
+    if schedule == "sigmoid":
+        t = 1 / (1 + np.exp(4 - 8 * t))
+        t = (t - t[0]) / (t[-1] - t[0])
+    return t.astype(np.float32)
+
+
+def path(model: Model, x: Array, start: Start) -> tuple[Distribution, Evaluate]:
+    """p0, and the path from it to p(x, z) with its gradients.
+
+    Raises:
+        InputError: the latents are not real vectors, or p0 is a posterior without a density.
+    """
+    p, q = model.prior(), model.posterior(x)
+    require_latents(q, p)
+    _require_real(p, "model.prior()")
+    if start == "posterior":
+        _require_real(q, "model.posterior(x)")
+        if not can_score(q):
+            raise InputError(
+                'start: expected "prior" for a posterior that has no density of a given z, got '
+                f'"posterior" with {describe(q)}'
+            )
+
+    def log_likelihood(z: Array) -> Array:
+        return log_p_x_given_z(model, x, z)
+
+    def evaluate(z: Array) -> Point:
+        slope = jax.value_and_grad(log_likelihood)(z)
+        log_p = jax.value_and_grad(lambda z: log_prob(p, z))(z)
+        if start == "prior":
+            return Point(z, log_p[0], slope[0], log_p[1], slope[1])
+        log_q = jax.value_and_grad(lambda z: log_prob(q, z))(z)
+        slope = [x + (b - a) for x, b, a in zip(slope, log_p, log_q, strict=True)]
+        return Point(z, log_q[0], slope[0], log_q[1], slope[1])
+
+    return (p if start == "prior" else q), evaluate
+
+
+def draw(
+    key: PRNGKey, base: Distribution, evaluate: Evaluate, num_chains: int
+) -> tuple[Point, Point]:
+    """Exact samples of p0, evaluated: K for the pilot run, and K others for the chains that count."""
+    points = jax.vmap(lambda key: evaluate(sample(base, key)))(
+        jax.random.split(key, 2 * num_chains)
+    )
+    pilot, chains = (
+        Point(*(leaf[some] for leaf in points))
+        for some in (slice(num_chains), slice(num_chains, None))
+    )
+    return pilot, chains
+
+
+def anneal(
+    key: PRNGKey,
+    points: Point,
+    ts: Float[np.ndarray, "T+1"] | Float[Array, "T+1"],
+    step_sizes: Float[Array, "T-1"],
+    evaluate: Evaluate,
+    num_leapfrog: int,
+) -> tuple[Float[Array, "K"], Float[Array, ""]]:
+    """Log-weights of chains that start at exact samples of f_(t_0), and their mean acceptance.
+
+    `log_w = sum_j (ts[j] - ts[j-1]) slope(z_(j-1))`, z_j by a transition at ts[j] with
+    `step_sizes[j-1]`. Temperatures that rise give weights of mean p(x), those that fall, from samples
+    of the exact posterior, weights of mean 1 / p(x). The transition at the last one would change
+    nothing and is left out. Sums are compensated: thousands of float32 increments would drift.
+    """
+    changes = ts[1:] - ts[:-1]
+
+    def at(carry: tuple, now: tuple) -> tuple[tuple, None]:
+        points, log_w, accepted = carry
+        j, change, t, step_size = now
+        log_w = add(log_w, change * points.slope)
+        points, acceptance = move(
+            jax.random.fold_in(key, j), points, t, step_size, evaluate, num_leapfrog
+        )
+        return (points, log_w, accepted + jnp.mean(acceptance)), None
+
+    moves = len(changes) - 1
+    zeros = jnp.zeros_like(points.slope)
+    steps = np.arange(moves), changes[:-1], ts[1:-1], step_sizes
+    (points, log_w, accepted), _ = jax.lax.scan(at, (points, (zeros, zeros), jnp.zeros(())), steps)
+    log_w, _ = add(log_w, changes[-1] * points.slope)
+    return log_w, accepted / moves if moves else jnp.full((), jnp.nan)
+
+
+def tune(
+    key: PRNGKey, points: Point, evaluate: Evaluate, settings: Settings
+) -> Float[Array, "T-1"]:
+    """A step size for each transition, from a pilot run of a tenth of the temperatures.
+
+    `log step += mean_k acceptance[k] - target` after every transition of K chains; between
+    temperatures of the pilot its logarithm is interpolated.
+    """
+    size = settings.num_temperatures
+    if size == 1:
+        return jnp.zeros(0)
+    pilot_size = max(WARM_UP, size // 10)
+    ts = ladder(settings.schedule, pilot_size)[1:]
+    ts = np.concatenate([np.full(WARM_UP, ts[0]), ts])
+
+    def at(carry: tuple, now: tuple) -> tuple[tuple, Array]:
+        points, log_step = carry
+        j, t = now
+        key_now, step_size = jax.random.fold_in(key, j), jnp.exp(log_step)
+        points, acceptance = move(key_now, points, t, step_size, evaluate, settings.num_leapfrog)
+        log_step = log_step + (jnp.mean(acceptance) - settings.target_acceptance)
+        return (points, log_step), log_step
+
+    begin = points, jnp.log(settings.step_size)
+    _, log_steps = jax.lax.scan(at, begin, (np.arange(len(ts)), ts))
+    # [0] is where the warm-up ended, [i] what followed t_i of the pilot.
+    log_steps = log_steps[WARM_UP - 1 :]
+    place = np.arange(1, size) * pilot_size / size
+    before = place.astype(int)
+    part = np.float32(place - before)
+    return jnp.exp((1 - part) * log_steps[before] + part * log_steps[before + 1])
+
+
+def move(
+    key: PRNGKey,
+    points: Point,
+    t: Array,
+    step_size: Array,
+    evaluate: Evaluate,
+    num_leapfrog: int,
+) -> tuple[Point, Float[Array, "K"]]:
+    """One transition of every chain; each draws from a key of its own."""
+
+    def one(key: PRNGKey, point: Point) -> tuple[Point, Array]:
+        return transition(key, point, t, step_size, evaluate=evaluate, num_leapfrog=num_leapfrog)
+
+    return jax.vmap(one)(jax.random.split(key, len(points.slope)), points)
+
+
+def add(total: tuple[Array, Array], value: Array) -> tuple[Array, Array]:
+    """A sum and its rounding error so far, with `value` added (Kahan)."""
+    before, error = total
+    value = value - error
+    after = before + value
+    error = (after - before) - value
+    return after, jnp.where(jnp.isfinite(error), error, jnp.zeros_like(error))
+
+
+def _require_real(distribution: Distribution, role: str) -> None:
+    """Refuse latents that Hamiltonian dynamics cannot move.
+
+    Raises:
+        InputError: the support is not all real vectors.
+    """
+    support: Any = distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if isinstance(distribution, ClassConditional):
+        raise InputError(
+            f"{role}: expected one over real vectors, got {describe(distribution)}, whose latent holds a "
+            "class; bind it with model.given(y)"
+        )
+    if support != constraints.real:
+        raise InputError(
+            f"{role}: expected one over real vectors, which gradients can move, got "
+            f"{describe(distribution)} of support {support}; use jv.evaluation.log_likelihood, or, of "
+            "a class, model.given(y) where the model has it"
+        )
