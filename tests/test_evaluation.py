@@ -280,3 +280,34 @@ def test_examples_of_another_shape_are_refused(shape):
     model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(3,))
     with refused("x"):
         log_likelihood(jax.random.key(0), model, np.zeros(shape, np.float32), num_samples=2)
+
+
+class Plain:
+    """A model that is no pytree, so a constant of compiled code."""
+
+    def prior(self):
+        return dist.Normal(jnp.zeros(2), jnp.ones(2)).to_event(1)
+
+    def posterior(self, x):
+        return dist.Normal(0.1 * x[:2], jnp.ones(2)).to_event(1)
+
+    def likelihood(self, z):
+        return dist.Normal(jnp.concatenate([z, z]), jnp.ones(4)).to_event(1)
+
+
+def test_a_model_that_is_no_pytree_is_compiled_once():
+    traced = []
+
+    class Counted(Plain):
+        def posterior(self, x):
+            traced.append(1)
+            return super().posterior(x)
+
+    model, other, xs = Counted(), Counted(), np.ones((3, 4), np.float32)
+    first = log_likelihood(jax.random.key(0), model, xs, num_samples=5)
+    count = len(traced)
+    again = log_likelihood(jax.random.key(0), model, xs, num_samples=5)
+    assert len(traced) == count
+    np.testing.assert_array_equal(first.estimate, again.estimate)
+    log_likelihood(jax.random.key(0), other, xs, num_samples=5)
+    assert len(traced) == 2 * count
