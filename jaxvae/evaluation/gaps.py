@@ -1,0 +1,295 @@
+"""Inference gaps: what the ELBO loses to the family of q, and what to the encoder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from jaxvae.batching import unpack
+from jaxvae.binding import bind
+from jaxvae.distributions import log_prob, sample_with_log_prob
+from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.inference.families import FamilyName, family_of, require_family
+from jaxvae.inference.fit_posterior import (
+    FitOptions,
+    Start,
+    error_of_mean,
+    log_weights,
+    optimise,
+    require_options,
+)
+from jaxvae.sampling import log_likelihood, over_samples
+from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+
+LogEvidence: TypeAlias = Literal["iwae", "exact"] | Float[np.ndarray, "N"]
+
+CHUNK_SIZE = 100
+
+
+class FamilyGap(NamedTuple):
+    """What the best q of one family tells, one number an example, nats."""
+
+    best: Float[np.ndarray, "N"]
+    """ELBO of the fitted q, from samples that the fit has not seen."""
+    best_error: Float[np.ndarray, "N"]
+    """Standard error of `best`."""
+    approximation: Float[np.ndarray, "N"]
+    """log p(x) - best: what the family costs."""
+    amortisation: Float[np.ndarray, "N"]
+    """best - ELBO of the encoder: what the encoder costs, beside the best q of this family."""
+
+
+class Gaps(NamedTuple):
+    """Where the ELBO stays behind log p(x); every array is [N], nats."""
+
+    log_evidence: Float[np.ndarray, "N"]
+    """log p(x), or the lower bound on it that the gaps are measured from."""
+    log_evidence_error: Float[np.ndarray, "N"]
+    """Its Monte Carlo error: 0 where it is exact, NaN where it was given."""
+    encoder: Float[np.ndarray, "N"]
+    """ELBO of the encoder's q(z|x)."""
+    encoder_error: Float[np.ndarray, "N"]
+    """Standard error of `encoder`."""
+    total: Float[np.ndarray, "N"]
+    """log p(x) - encoder, which is approximation + amortisation for every family."""
+    families: Mapping[str, FamilyGap]
+    """By name."""
+    encoder_family: str
+    """The family of the encoder's q(z|x), the one whose amortisation gap is the encoder's alone."""
+    source: str
+    """Where log p(x) comes from."""
+
+    def mean(self, name: str, family: str | None = None) -> tuple[float, float]:
+        """Mean over examples and its standard error, of an array of this object or of a family."""
+        return mean_and_error(getattr(self if family is None else self.families[family], name))
+
+    def __str__(self) -> str:
+        lines = [
+            f"log p(x) of {len(self.total)} examples, {self.source}: {_number(self.log_evidence)} nats",
+            f"encoder, {self.encoder_family}: ELBO {_number(self.encoder)}, "
+            f"total gap {_number(self.total)}",
+        ]
+        for name, of in self.families.items():
+            also = "" if name == self.encoder_family else ", which is not the encoder's family"
+            lines.append(
+                f"best {name} q: ELBO {_number(of.best)}, approximation gap "
+                f"{_number(of.approximation)}, amortisation gap {_number(of.amortisation)}{also}"
+            )
+        return "\n".join(lines)
+
+
+def _number(values: Float[np.ndarray, "N"]) -> str:
+    mean, error = mean_and_error(values)
+    return f"{round(mean, 2) + 0.0:.2f} +- {error:.2f}"  # without a minus zero
+
+
+def gaps(
+    key: PRNGKey,
+    model: Any,
+    xs: Batch,
+    *,
+    families: Sequence[FamilyName] = ("diagonal", "full"),
+    num_samples: int = 1000,
+    log_evidence: LogEvidence = "iwae",
+    num_steps: int = 500,
+    num_fit_samples: int = 8,
+    learning_rate: float = 0.05,
+    start: Start = "encoder",
+    batch_size: int = 100,
+    on_progress: Callable[[int], None] | None = None,
+) -> Gaps:
+    """How far the ELBO lies below log p(x), and why: the family of q, or the encoder.
+
+        total         = log p(x)  - ELBO[q(z|x)]
+        approximation = log p(x)  - ELBO[q*]        q*: the best q of a family, for each x alone
+        amortisation  = ELBO[q*]  - ELBO[q(z|x)]
+
+    For every example approximation + amortisation = total. The ELBOs are means over `num_samples`
+    samples drawn after the fit, from the same noise for every q. The amortisation gap of another
+    family than the encoder's holds what that family has over the encoder's as well.
+
+    With `log_evidence="iwae"` log p(x) is the importance-weighted bound whose proposal is the even
+    mixture of the fitted q, K = `num_samples` draws of each: `log mean_k p(x, z_k) / mean_j q_j(z_k)`.
+    They fit x better than the encoder's q, but it is a lower bound all the same, so the total gap is at
+    least that which is shown; for another estimate pass `jaxvae.evaluation.ais(..).estimate`. A fit that
+    ends short of the optimum moves what it lacks from the amortisation to the approximation gap.
+
+    Args:
+        key: one typed key; example i draws from `fold_in(key, i)`.
+        model: any object with `prior`, `posterior` and `likelihood`, or with `given`.
+        xs: examples [N, *event], or a batch, a mapping with `x` and, where there are any, `label` and
+            `mask`.
+        families: whose best q are sought, see `jaxvae.inference.fit_posterior`.
+        num_samples: K, of each q.
+        log_evidence: "iwae"; "exact", the model's own `log_evidence(x)`; or an estimate of log p(x)
+            for every example [N], nats.
+        num_steps: updates of each q.
+        num_fit_samples: samples of an update.
+        learning_rate: of the first update.
+        start: where each q starts from, the "encoder" or the "prior".
+        batch_size: examples at a time.
+        on_progress: called after every batch with the number of examples that are done.
+
+    Returns:
+        `Gaps`: arrays [N], and one `FamilyGap` a family; `str` says their means and errors.
+
+    Raises:
+        InputError: the latent is not a vector of reals, an option or a shape is not usable, or
+            log p(x) is not known.
+
+    >>> import jaxvae as jv
+    >>> model = jv.testing.linear_gaussian()
+    >>> result = gaps(jax.random.key(0), model, jnp.ones((3, 3)), log_evidence="exact", num_steps=50)
+    >>> diagonal = result.families["diagonal"]
+    >>> bool(np.all(diagonal.approximation + diagonal.amortisation == result.total))
+    True
+
+    Source: Cremer, Li and Duvenaud (2018), "Inference suboptimality in variational autoencoders";
+    Veach and Guibas (1995), "Optimally combining sampling techniques for Monte Carlo rendering", for
+    the mixture as one proposal.
+    Departs from the source: log p(x) is not the larger of two estimates, which would be biased upwards.
+    """
+    require_key(key)
+    require_positive(num_samples=num_samples, batch_size=batch_size)
+    fits = tuple(
+        require_options(FitOptions(name, num_steps, num_fit_samples, learning_rate, start))
+        for name in _require_families(families)
+    )
+    known = _require_log_evidence(log_evidence, len(unpack(xs).x))
+    source = known if isinstance(known, str) else "given"
+    if source == "exact":
+        known = stream(_exact_evidence, model, key, xs, batch_size=batch_size)
+    encoder, *best, evidence = stream(
+        _bounds,
+        model,
+        key,
+        xs,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        fits=fits,
+        num_samples=num_samples,
+        with_evidence=source == "iwae",
+    )
+    encoder, best, evidence = jax.tree.map(np.float64, (encoder, best, evidence))
+    if source == "iwae":
+        source = f"at least, by {num_samples * len(fits)} samples of the best q"
+    else:
+        error = 0.0 if source == "exact" else np.nan
+        evidence = np.asarray(known, np.float64), np.full(len(known), error)
+    (log_p, log_p_error), (elbo, elbo_error) = evidence, encoder
+    return Gaps(
+        log_evidence=log_p,
+        log_evidence_error=log_p_error,
+        encoder=elbo,
+        encoder_error=elbo_error,
+        total=log_p - elbo,
+        families={
+            fit.family: FamilyGap(
+                top, top_error, approximation=log_p - top, amortisation=top - elbo
+            )
+            for fit, (top, top_error) in zip(fits, best, strict=True)
+        },
+        encoder_family=_encoder_family(model, xs),
+        source=source,
+    )
+
+
+def _bounds(
+    model: Model,
+    key: PRNGKey,
+    x: Array,
+    *,
+    fits: tuple[FitOptions, ...],
+    num_samples: int,
+    with_evidence: bool,
+) -> list[tuple[Array, Array]]:
+    """ELBO and error of the encoder and of each fitted q, and the evidence with its error
+    (zeros where it is not asked for).
+    """
+    fit_key, bound_key = jax.random.split(key)
+    qs = [
+        optimise(jax.random.fold_in(fit_key, i), model, x, fit)[0].distribution()
+        for i, fit in enumerate(fits)
+    ]
+    elbos = [
+        (jnp.mean(log_w), error_of_mean(log_w))
+        for q in (model.posterior(x), *qs)
+        for log_w in (log_weights(bound_key, model, x, q, num_samples),)
+    ]
+    zero = jnp.zeros(())
+    evidence = zero, zero
+    if with_evidence:
+        evidence = _mixture_evidence(bound_key, model, x, qs, num_samples)
+    return [*elbos, evidence]
+
+
+def _mixture_evidence(
+    key: PRNGKey, model: Model, x: Array, qs: Sequence[Distribution], num_samples: int
+) -> tuple[Array, Array]:
+    """`log mean_k p(x, z_k) / mean_j q_j(z_k)` over draws of every q, and its error (delta method)."""
+    p = model.prior()
+
+    def log_w(i: int, k: Array) -> Array:
+        z, own = sample_with_log_prob(qs[i], jax.random.fold_in(key, k))
+        log_q = jnp.stack([own if j == i else log_prob(q, z) for j, q in enumerate(qs)])
+        mixture = jax.nn.logsumexp(log_q) - jnp.log(float(len(qs)))
+        return log_likelihood(model, x, z) + log_prob(p, z) - mixture
+
+    def some(ks: Array) -> Array:
+        return jax.vmap(lambda k: jnp.stack([log_w(i, k) for i in range(len(qs))]))(ks)
+
+    each = over_samples(some, jnp.arange(num_samples), CHUNK_SIZE)  # [K, families]
+    peak = jax.lax.stop_gradient(jnp.max(each))
+    w = jnp.mean(jnp.exp(each - peak), axis=1)  # draws of one k share their noise
+    return peak + jnp.log(jnp.mean(w)), error_of_mean(w) / jnp.mean(w)
+
+
+def _exact_evidence(model: Any, _: PRNGKey, x: Array) -> Array:
+    known = getattr(model, "log_evidence", None)
+    if known is None:
+        raise InputError(
+            f'log_evidence: expected "iwae" or an array, since {type(model).__name__} has no '
+            'log_evidence(x), got "exact"'
+        )
+    return jnp.asarray(known(x))
+
+
+def _encoder_family(model: Any, xs: Batch) -> str:
+    """The name of the family of q(z|x); nothing is computed."""
+    names: list[str] = []
+
+    def look(row: Any) -> None:
+        names.append(family_of(bind(model, row.label, row.mask).posterior(row.x)))
+
+    jax.eval_shape(look, jax.tree.map(lambda column: column[0], unpack(xs)))
+    return names[0]
+
+
+def _require_families(families: Sequence[FamilyName]) -> tuple[FamilyName, ...]:
+    if isinstance(families, str) or not families or len(set(families)) < len(families):
+        raise InputError(
+            f'families: expected some names, each once, such as ("diagonal", "full"), got {families!r}'
+        )
+    for name in families:
+        require_family(name)
+    return tuple(families)
+
+
+def _require_log_evidence(given: LogEvidence, size: int) -> str | Float[np.ndarray, "N"]:
+    if isinstance(given, str):
+        if given not in ("iwae", "exact"):
+            raise InputError(
+                f'log_evidence: expected "iwae", "exact" or one number an example, got {given!r}'
+            )
+        return given
+    values = np.asarray(given, np.float64)
+    if values.shape != (size,) or not np.all(np.isfinite(values)):
+        raise InputError(
+            f"log_evidence: expected finite nats of shape {(size,)}, one an example, got "
+            f"shape {values.shape}{'' if values.shape != (size,) else ' with NaN or infinity'}"
+        )
+    return values
