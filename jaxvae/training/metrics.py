@@ -30,10 +30,9 @@ class Metrics(Mapping[str, Array]):
     ) -> "Metrics":
         """The metrics of one batch, from its per-example values and the weights of the examples."""
         (size,) = next(iter(values.values())).shape
-        if mask is None:
-            sums = {name: jnp.sum(value) for name, value in values.items()}
-            return cls(sums, jnp.asarray(size, jnp.float32))
-        return cls({name: jnp.sum(value * mask) for name, value in values.items()}, jnp.sum(mask))
+        weighed = values if mask is None else {name: v * mask for name, v in values.items()}
+        sums = {name: jnp.sum(value) for name, value in weighed.items()}
+        return cls(sums, total_weight(size, mask))
 
     def merge(self, other: "Metrics") -> "Metrics":
         """The metrics of the examples of both."""
@@ -60,3 +59,8 @@ class Metrics(Mapping[str, Array]):
     def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> "Metrics":
         """The inverse of `tree_flatten_with_keys`."""
         return cls(*children)
+
+
+def total_weight(size: int, weight: Float[Array, "B"] | None) -> Float[Array, ""]:
+    """How much the examples of a batch count together; one each without weights."""
+    return jnp.asarray(size, jnp.float32) if weight is None else jnp.sum(weight)

@@ -1,17 +1,27 @@
 """The training state and the pure step: per-example objective, batch mean, one minus sign, optax."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from jaxvae.batching import example_keys, over_batch, unpack
-from jaxvae.training.metrics import Metrics
-from jaxvae.types import Batch, InputError, Model, Objective, PRNGKey, Terms, require_key
+from jaxvae.batching import Examples, example_keys, over_batch, unpack
+from jaxvae.training.metrics import Metrics, total_weight
+from jaxvae.types import (
+    Batch,
+    InputError,
+    Model,
+    Objective,
+    PRNGKey,
+    Terms,
+    require_key,
+    require_positive,
+)
 
 
 class TrainState(NamedTuple):
@@ -72,6 +82,7 @@ def make_step(
     schedules: Mapping[str, optax.Schedule] | None = None,
     batch_coupled: bool = False,
     baseline_decay: float | None = None,
+    microbatches: int = 1,
 ) -> Step:
     """The pure training step of an objective: jit it, scan it, or shard it.
 
@@ -86,15 +97,19 @@ def make_step(
             and returns `Terms` of [B]: those of `jaxvae.coupled` do.
         baseline_decay: of a running mean of the objective over the steps before this one, which the
             objective gets as its `baseline`: for `gradient="score"`.
+        microbatches: into how many parts a batch is cut, one after the other through the gradient:
+            the numbers of the whole batch in the memory of a part.
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
         and, where there are any, `label` [B] (for a model with `given`), `mask` [B] or [B, *event],
         `index` [B] and `weight` [B], see `jaxvae.batching.unpack`. `metrics["loss"]` is the mean loss in
-        nats; the means of the other `Terms` are beside it.
+        nats; the means of the other `Terms` are beside it. `step(state, batch, axis_name=...)` is for a
+        batch that is dealt out over a mapped axis, as `jaxvae.parallel.pmap` does: the result is that of
+        the whole batch, on every device.
 
     Raises:
-        InputError: when traced, if the batch or the objective's result is not usable.
+        InputError: an option is not usable; when traced, if the batch or the objective's result is not usable.
     """
     schedules = dict(schedules or {})
     if baseline_decay is not None and not 0 <= baseline_decay < 1:
@@ -102,15 +117,34 @@ def make_step(
             f"baseline_decay: expected a number from 0 to below 1, got {baseline_decay!r}"
         )
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    require_positive(microbatches=microbatches)
+    if batch_coupled and microbatches > 1:
+        raise InputError(
+            f"microbatches: expected 1 with an objective that couples the batch, got {microbatches}; "
+            "its parts would be other batches"
+        )
+
+    def step(
+        state: TrainState, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
         examples = unpack(batch)
+        if batch_coupled and axis_name is not None:
+            raise InputError(
+                "step: an objective that couples the batch needs all of it on every device, got a "
+                "batch dealt out over a mapped axis; use jaxvae.parallel.shard"
+            )
+        if microbatches > 1:
+            examples = in_multiples(examples, microbatches)
         keys = example_keys(state.key, state.step, examples.index)
         options = {name: schedule(state.step) for name, schedule in schedules.items()}
         if baseline_decay is not None:
             options["baseline"] = state.running
         params, merge = split(state.model)
+        # Sums and counts are added up over devices, never means: these may have unlike weights.
+        whole = partial(jax.lax.psum, axis_name=axis_name) if axis_name else lambda tree: tree
+        count = whole(total_weight(examples.x.shape[0], examples.weight))
 
-        def loss(params: Any) -> tuple[Array, Metrics]:
+        def loss(params: Any, keys: Key[Array, "B"], examples: Examples) -> tuple[Array, Metrics]:
             terms = over_batch(
                 objective,
                 keys,
@@ -123,9 +157,12 @@ def make_step(
             metrics = Metrics.of(
                 {"loss": -values.pop("objective"), **values}, examples.weight
             )  # the one minus sign
-            return metrics["loss"], metrics
+            return metrics.sums["loss"] / count, metrics
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        slope = jax.grad(loss, has_aux=True)
+        if microbatches > 1:
+            slope = partial(_accumulated, slope, microbatches)
+        gradient, metrics = whole(slope(params, keys, examples))
         with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes int and float
             updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         model = merge(optax.apply_updates(params, updates))
@@ -137,6 +174,34 @@ def make_step(
         return TrainState(model, opt_state, state.key, state.step + 1, running), metrics
 
     return step
+
+
+def in_multiples(examples: Examples, multiple: int) -> Examples:
+    """The examples, filled up to a multiple of this number by copies of the last one of weight 0."""
+    size = examples.x.shape[0]
+    if size % multiple == 0:
+        return examples
+    at = jnp.arange(size + -size % multiple)
+    weight = jnp.ones(size) if examples.weight is None else examples.weight
+    rows = jax.tree.map(lambda a: a[jnp.minimum(at, size - 1)], examples._replace(weight=weight))
+    return rows._replace(weight=jnp.where(at < size, rows.weight, 0.0))
+
+
+def _accumulated(
+    slope: Callable[..., tuple[Any, Metrics]], parts: int, params: Any, *rows: Any
+) -> tuple[Any, Metrics]:
+    """The sum of `slope(params, *rows)` over parts of the rows; row i is in part i mod `parts`.
+
+    So each part has rows of every device that the rows are dealt out to in blocks.
+    """
+
+    def add(gradient: Any, rows: Any) -> tuple[Any, Metrics]:
+        of_part, metrics = slope(params, *rows)
+        return jax.tree.map(jnp.add, gradient, of_part), metrics
+
+    cut = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), rows)
+    gradient, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut)
+    return gradient, jax.tree.map(lambda a: jnp.sum(a, 0), metrics)
 
 
 def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:

@@ -1,0 +1,1 @@
+"""Checks on eight virtual devices, each file in a process of its own."""
