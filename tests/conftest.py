@@ -9,6 +9,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+os.environ.setdefault(
+    "JAXVAE_COMPILATION_CACHE", "off"
+)  # nothing of the user's cache, in it or out
+
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.load_profile("fixed")
 

@@ -38,6 +38,7 @@ ORDER = [
     "testing",
     "data",
     "runs",
+    "bench",
     "reports",
     "cli",
 ]

@@ -65,12 +65,33 @@ SHORT = {
         "--data mnist --total-steps 4 --test-size 8 --test-num-samples 2",
         r"two better than one by",
     ),
+    "rate_distortion": (
+        "--data mnist --betas 1 4 --total-steps 10 --test-size 20 --figure curve.png",
+        r"monotone (True|False), convex (True|False), best ELBO at beta [14]",
+    ),
     "single_cell": (
         "--data single_cell/mouse_brain_neurons_10x_10000x1000_counts.npz --total-steps 20 "
         "--num-samples 2",
         r"no latents, negative binomial +\d+\.\d+ \+- \d+\.\d+",
     ),
+    "disentanglement": (
+        "--seeds 2 --total-steps 4 --num-examples 200",
+        r"MIG of beta-TC-VAE minus that of the VAE: -?\d\.\d+ \+- \d\.\d+",
+    ),
+    "ais_sandwich": (
+        "--data mnist --total-steps 20 --num-examples 4 --num-chains 2 --num-temperatures 5 "
+        "--num-samples 20",
+        r"AIS - IWAE-20, paired: -?\d+\.\d\d \+- \d+\.\d\d nats",
+    ),
+    "inference_gaps": (
+        "--data mnist --total-steps 20 --num-test 4 --num-samples 10 --num-steps 3 --figure f.png",
+        r"best full q: ELBO -\d+\.\d+ \+- \d+\.\d+, approximation gap",
+    ),
     "linear_models": ("--total-steps 20 --em-steps 20", r"Amari"),
+    "evaluation_speed": (
+        "--data mnist --num-examples 20 --num-samples 300",
+        r"memory at K = 300: \d+\.\d MB",
+    ),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
 }

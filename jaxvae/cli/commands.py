@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
+from jaxvae.bench.workloads import WorkloadName
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.studies import Settings
 
@@ -118,6 +119,32 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast training and evaluation run on this machine.
+
+    The workloads take turns. Their data are random bits of MNIST's shape, on the device. `efficiency` is
+    the time of a step's matrix products and convolutions alone over the time of the step.
+    """
+
+    workloads: tuple[WorkloadName, ...] = get_args(WorkloadName)
+    """Which ones; all of them if not given."""
+    rounds: int = 5
+    """How often each has its turn."""
+    seconds_a_round: float = 1.0
+    """About how long a turn takes."""
+    batch_size: int | None = None
+    """Examples a step; each workload's own if not given. Of `evaluation`, the images of a call."""
+    out: Path | None = None
+    """Where to write the numbers (JSON)."""
+    compare: Path | None = None
+    """What an earlier `jaxvae bench --out` wrote on this machine: print new / old."""
+    figure: Path | None = None
+    """Where to write a picture of the efficiencies (.png)."""
+    scaling: Flag = False
+    """Time `iwae50` against batch, K and width as well, with a line through each."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Load a data set and say what is in it; a TFDS set is decoded once and kept."""
 
@@ -138,5 +165,6 @@ COMMANDS = {
     "compare": Compare,
     "sample": Sample,
     "report": Report,
+    "bench": Bench,
     "data": Data,
 }

@@ -10,9 +10,12 @@ import numpy as np
 
 from jaxvae import data
 from jaxvae.binding import Conditional
-from jaxvae.cli.commands import Compare, Data, Evaluate, Report, Sample, Train
+from jaxvae.cli.bench import bench
+from jaxvae.cli.cache import use_compilation_cache
+from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
+from jaxvae.cli.tables import print_table
 from jaxvae.runs import RunFolder
 from jaxvae.runs.compare import compare
 from jaxvae.runs.evaluate import evaluate
@@ -32,6 +35,8 @@ def main(args: Sequence[str] | None = None) -> None:
     terminal = Terminal()
     try:
         command = parse(sys.argv[1:] if args is None else list(args))
+        if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
+            print(f"jaxvae: note: {note}", file=sys.stderr)
         RUN[type(command)](command, terminal)
     except InputError as error:
         terminal.close()
@@ -217,19 +222,12 @@ def confusion_table(counts: Sequence[Sequence[int]]) -> str:
     return "\n".join([head, *rows])
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Rows of cells in aligned columns, the first of them to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        print("  ".join(["", first.ljust(widths[0]), *padded]).rstrip())
-
-
 RUN = {
     Train: _train,
     Evaluate: _evaluate,
     Compare: _compare,
     Sample: _sample,
     Report: _report,
+    Bench: lambda command, _: bench(command),
     Data: _data,
 }

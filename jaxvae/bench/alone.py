@@ -1,0 +1,77 @@
+"""The products of a step by themselves: the time that no step of theirs can undercut."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxvae.bench.products import Product
+
+Pair: TypeAlias = tuple[Array, Array]
+
+
+def compile_alone(products: Counter[Product], key: Array) -> Callable[[int], None]:
+    """Compile a program that computes nothing but these products, each as often as the step does.
+
+    Args:
+        products: from `products_of`.
+        key: draws the inputs.
+
+    Returns:
+        `run(steps)`, which computes them for so many steps in one dispatch, and waits for it.
+    """
+    rights, pairs = jax.jit(partial(inputs, products))(key)
+
+    @jax.jit
+    def compute(rights: list[Array], pairs: list[Pair], steps: Array) -> list[Pair]:
+        return jax.lax.fori_loop(0, steps, lambda _, p: once(products, rights, p), pairs)
+
+    def run(steps: int) -> None:
+        jax.block_until_ready(compute(rights, pairs, jnp.int32(steps)))
+
+    return run
+
+
+def once(products: Counter[Product], rights: list[Array], pairs: list[Pair]) -> list[Pair]:
+    """All products of one step.
+
+    Every product has inputs of its own, and one entry of its left input is what came out of it the
+    time before: so the compiler can neither merge, nor drop, nor move one out of a loop.
+
+    Args:
+        products: from `products_of`.
+        rights: the right input of each kind.
+        pairs: its left input, and what came out the time before.
+
+    Returns:
+        The pairs after it.
+    """
+    return [
+        jax.lax.fori_loop(0, times, partial(_again, kind, right), pair)
+        for (kind, times), right, pair in zip(products.items(), rights, pairs, strict=True)
+    ]
+
+
+def inputs(products: Counter[Product], key: Array) -> tuple[list[Array], list[Pair]]:
+    """Random inputs of each kind of product, so that what comes out is about as large as what goes in."""
+    rights, pairs = [], []
+    for i, kind in enumerate(products):
+        left_key, right_key = jax.random.split(jax.random.fold_in(key, i))
+        left = jax.random.uniform(left_key, *kind.left)
+        mean = 2 * math.prod(kind.output) / kind.flop  # 1 / (terms of a sum)
+        right = 2 * mean * jax.random.uniform(right_key, *kind.right)
+        rights.append(right)
+        pairs.append((left, jnp.zeros_like(kind.apply(left, right))))
+    return rights, pairs
+
+
+def _again(kind: Product, right: Array, _: Array, pair: Pair) -> Pair:
+    left, output = pair
+    first = output[(0,) * output.ndim].astype(left.dtype)
+    left = left.at[(0,) * left.ndim].set(first)
+    return left, kind.apply(left, right)

@@ -1,0 +1,86 @@
+"""How the time of an IWAE step grows with the batch, with K and with the width."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+from jaxvae.bench.products import flop_of
+from jaxvae.bench.rounds import calibrate, require_usable, seconds_of
+from jaxvae.bench.workloads import iwae
+
+BASE = {"batch_size": 20, "num_samples": 50, "width": 200}
+AXES = {
+    "batch_size": (20, 40, 80, 160),
+    "num_samples": (25, 50, 100, 200),
+    "width": (100, 200, 400, 800),
+}
+
+
+class Line(NamedTuple):
+    """A least-squares line `y = intercept + slope * x`."""
+
+    intercept: float
+    slope: float
+    r_squared: float
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
+    """The least-squares line through points, and the share of the variance that it explains.
+
+    >>> fit_line([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
+    Line(intercept=1.0, slope=2.0, r_squared=1.0)
+    """
+    xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    dx, dy = xs - xs.mean(), ys - ys.mean()
+    slope = float(np.sum(dx * dy) / np.sum(dx**2))
+    intercept = float(ys.mean() - slope * xs.mean())
+    left = ys - intercept - slope * xs
+    return Line(intercept, slope, float(1 - np.sum(left**2) / np.sum(dy**2)))
+
+
+def scaling(
+    rows: Array,
+    *,
+    rounds: int,
+    seconds_a_round: float,
+    axes: Mapping[str, Sequence[int]] = AXES,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Time the step of `iwae50` along each axis, the others as they are, and fit a line.
+
+    The line is `seconds = intercept + slope * flop`, the flop of the products of a step. They are
+    linear in the batch and in K; in the width they are not, and the line is still one of the flop.
+
+    Args:
+        rows: [N, 28, 28], from `draw_rows`.
+        rounds: how often each point has its turn.
+        seconds_a_round: about how long a turn takes.
+        axes: values of `batch_size`, `num_samples` and `width`.
+        say: called with a line about what goes on.
+
+    Returns:
+        Axis -> `values`, `flop`, `seconds` (medians) and the fit: `intercept`, `slope`, `r_squared`.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+    require_usable(rounds, seconds_a_round)
+    found = {}
+    for axis, values in axes.items():
+        jobs = []
+        for value in values:
+            say(f"iwae50 at {axis} {value}: compiling")
+            jobs.append(iwae(rows=rows, **{**BASE, axis: value}))
+        steps = [calibrate(job.run, seconds_a_round) for job in jobs]
+        turns = [
+            [seconds_of(job.run, n) / n for job, n in zip(jobs, steps, strict=True)]
+            for _ in range(rounds)
+        ]
+        flop = [flop_of(job.products) for job in jobs]
+        seconds = [statistics.median(point) for point in zip(*turns, strict=True)]
+        line = fit_line(flop, seconds)
+        found[axis] = {"values": list(values), "flop": flop, "seconds": seconds, **line._asdict()}
+    return found

@@ -1,0 +1,117 @@
+"""The matrix products and convolutions of a traced program: how many, of which shapes, how many flop."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jax.extend.core import Primitive
+from jax.lax import conv_general_dilated_p, dot_general_p
+
+from jaxvae.networks.strided import convolve_p, correlate_p, transposed_p
+from jaxvae.rows import rows_p
+
+COUNTED = (dot_general_p, conv_general_dilated_p, rows_p, convolve_p, transposed_p, correlate_p)
+
+
+class Product(NamedTuple):
+    """One kind of matrix product or convolution: everything that says how long it takes."""
+
+    primitive: Primitive
+    left: tuple[tuple[int, ...], Any]
+    """Shape and dtype."""
+    right: tuple[tuple[int, ...], Any]
+    output: tuple[int, ...]
+    params: tuple[tuple[str, Any], ...]
+
+    @property
+    def flop(self) -> int:
+        """Multiplications and additions; a convolution counts its border as if it were full."""
+        left, right = self.left[0], self.right[0]
+        strided = {  # the image of [N, h, w, O] and the kernel of [k, k, C, O]
+            convolve_p: (self.output, right),
+            transposed_p: (left, right),
+            correlate_p: (right, self.output),
+        }
+        if self.primitive in strided:
+            image, kernel = strided[self.primitive]
+            return 2 * math.prod(image) * math.prod(kernel[:3])
+        if self.primitive is rows_p:
+            return 2 * left[1] * math.prod(self.output)
+        params = dict(self.params)
+        if self.primitive is dot_general_p:
+            (contracted, _), _ = params["dimension_numbers"]
+            return 2 * math.prod(left[axis] for axis in contracted) * math.prod(self.output)
+        _, in_axis, *window = params["dimension_numbers"].rhs_spec
+        kernel = math.prod(right[axis] for axis in (in_axis, *window))
+        # Of a dilated input, as in transposed convolutions, the zeros in between cost nothing.
+        return 2 * kernel * math.prod(self.output) // math.prod(params["lhs_dilation"])
+
+    def apply(self, left: Array, right: Array) -> Array:
+        """Compute it."""
+        return self.primitive.bind(left, right, **dict(self.params))
+
+
+def products_of(function: Callable[..., Any], *args: Any) -> Counter[Product]:
+    """The products of one call, traced and not run, with how often each is computed.
+
+    Loops of a known length count as often as they turn; of the branches of a `cond`, the dearest.
+    What the compiler merges or drops counts as it was traced.
+
+    Args:
+        function: anything that JAX can trace.
+        args: its arguments, or `jax.ShapeDtypeStruct`s of them.
+
+    Returns:
+        Product -> number of times.
+
+    Raises:
+        ValueError: a loop of unknown length holds a product.
+
+    >>> import jax.numpy as jnp
+    >>> flop_of(products_of(lambda x, w: x @ w, jnp.ones((2, 3)), jnp.ones((3, 4))))
+    48
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def flop_of(products: Counter[Product]) -> int:
+    """Multiplications and additions of them all."""
+    return sum(times * product.flop for product, times in products.items())
+
+
+def _count(jaxpr: Any) -> Counter[Product]:
+    found: Counter[Product] = Counter()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive in COUNTED:
+            (left, right), (output,) = (
+                (var.aval for var in eqn.invars),
+                (v.aval for v in eqn.outvars),
+            )
+            params = tuple(sorted(eqn.params.items()))
+            sides = (left.shape, left.dtype), (right.shape, right.dtype)
+            found[Product(eqn.primitive, *sides, output.shape, params)] += 1
+            continue
+        inner = [_count(inside) for inside in _inside(eqn.params)]
+        if eqn.primitive.name == "cond":
+            found += max(inner, key=flop_of)
+            continue
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        for products in inner:
+            if products and eqn.primitive.name == "while":
+                raise ValueError(
+                    "expected loops of a known length, got a `while` with products in it"
+                )
+            found += Counter({product: times * count for product, count in products.items()})
+    return found
+
+
+def _inside(params: dict[str, Any]) -> Iterator[Any]:
+    """The programs that an equation calls."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            jaxpr = getattr(item, "jaxpr", item)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr

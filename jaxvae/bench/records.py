@@ -1,0 +1,98 @@
+"""What was timed where: the machine in a record, and records read back."""
+
+import contextlib
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+
+from jaxvae.types import InputError
+
+FORMAT = "jaxvae bench 1"
+
+HARDWARE = ("platform", "device", "device_count", "cpu", "cpu_count", "precision")
+"""What has to be equal for two records to be comparable; versions may differ."""
+
+
+def machine() -> dict[str, Any]:
+    """Device, processor, versions and precision of this process."""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "cpu": cpu_name(),
+        "cpu_count": usable_cpus(),
+        "precision": str(precision or "default"),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cpus() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that `jaxvae bench --out` wrote.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        record = json.loads(path.read_text())
+        _require_whole(record)
+    except OSError as error:
+        raise InputError(f"compare: cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"compare: expected a file that `jaxvae bench --out` wrote, {path} is damaged or another "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    return record
+
+
+def require_same_machine(record: dict[str, Any], path: Path) -> None:
+    """Raise where speeds of a record say nothing about speeds here.
+
+    Raises:
+        InputError: it is of another device, processor, number of them, or precision.
+    """
+    here = machine()
+    for name in HARDWARE:
+        there = record["machine"][name]
+        if there != here[name]:
+            raise InputError(
+                f"compare: {path} was measured elsewhere: {name} {there!r} there, {here[name]!r} here; "
+                "compare runs of one machine"
+            )
+
+
+def _require_whole(record: Any) -> None:
+    if record["format"] != FORMAT:
+        raise ValueError(f"format {record['format']!r} is not {FORMAT!r}")
+    for name in HARDWARE:
+        record["machine"][name]
+    for name, found in record["workloads"].items():
+        numbers = [found["batch_size"], found["memory_bytes"] + 1]
+        numbers += [found["steps_per_s"][key] for key in ("median", "min", "max")]
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise ValueError(f"{name} has numbers that are not positive")

@@ -1,0 +1,170 @@
+"""What is timed: five models that train, and the log-likelihood of one; random bits of MNIST's shape."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxvae import models, objectives
+from jaxvae.batching import unpack
+from jaxvae.bench.products import Product, products_of
+from jaxvae.evaluation import log_likelihood
+from jaxvae.evaluation.likelihood import _log_likelihood
+from jaxvae.evaluation.streams import _batch
+from jaxvae.semi_supervised import semi_supervised
+from jaxvae.training.step import TrainState, init, make_step
+from jaxvae.types import Model, Objective
+
+WorkloadName: TypeAlias = Literal[
+    "vae", "iwae50", "conv_vae", "ssvae", "hierarchical", "evaluation"
+]
+
+SHAPE, ROWS, CLASSES, LABELLED = (28, 28), 60_000, 10, 100
+CHUNK_SIZE = 100
+
+
+class Job(NamedTuple):
+    """A compiled workload."""
+
+    run: Callable[[int], None]
+    """Takes so many steps, and waits until they are done."""
+    batch_size: int
+    """Examples a step."""
+    compile_s: float
+    """Tracing and compiling, seconds, with nothing from a cache."""
+    memory_bytes: int
+    """What the compiled program needs beside its inputs and outputs."""
+    products: Counter[Product]
+    """Matrix products and convolutions of a step."""
+
+
+class Workload(NamedTuple):
+    """What is timed, and at which batch size if none is given."""
+
+    about: str
+    batch_size: int
+    prepare: Callable[[int, Array], Job]
+    """(batch size, rows of bits) -> compiled."""
+
+
+def draw_rows(rows: int = ROWS) -> Array:
+    """Random bits, [N, 28, 28], three in ten of them one: the time does not depend on their values."""
+    return jax.random.bernoulli(jax.random.key(1), 0.3, (rows, *SHAPE)).astype(jnp.float32)
+
+
+def training_job(model: Model, objective: Objective, batch_size: int, rows: Array) -> Job:
+    """The library's step with Adam, many in one dispatch, on slices of the rows in turn; the state is donated."""
+    optimizer = optax.adam(1e-3)
+    step = make_step(objective, optimizer)
+    starts = len(rows) - batch_size + 1
+
+    @partial(jax.jit, donate_argnums=0)
+    def loop(
+        carry: tuple[TrainState, Array], rows: Array, steps: Array
+    ) -> tuple[TrainState, Array]:
+        def one(_: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            state, _ = carry
+            start = state.step * batch_size % starts
+            state, metrics = step(state, jax.lax.dynamic_slice_in_dim(rows, start, batch_size))
+            return state, metrics["loss"]
+
+        return jax.lax.fori_loop(0, steps, one, carry)
+
+    state = jax.tree.map(jnp.copy, init(jax.random.key(2), model, optimizer))
+    carry = state, jnp.zeros(())
+    products = products_of(step, state, rows[:batch_size])
+    begin = time.perf_counter()
+    compiled = loop.lower(carry, rows, jnp.int32(1)).compile()
+    compile_s = time.perf_counter() - begin
+
+    def run(steps: int) -> None:
+        nonlocal carry
+        carry = jax.block_until_ready(compiled(carry, rows, jnp.int32(steps)))
+
+    return Job(run, batch_size, compile_s, _memory(compiled), products)
+
+
+def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array) -> Job:
+    """`log_likelihood` of `batch_size` images, which is a step here."""
+    xs, key = rows[:batch_size], jax.random.key(3)
+    options = {"num_samples": num_samples, "chunk_size": CHUNK_SIZE}
+    at_once = min(batch_size, max(1, 1000 // CHUNK_SIZE))
+    arguments = (model, key, unpack(xs), jnp.arange(at_once))
+    traced = partial(_batch, _log_likelihood, tuple(sorted(options.items())))
+    begin = time.perf_counter()
+    compiled = _batch.lower(*traced.args, *arguments).compile()
+    compile_s = time.perf_counter() - begin
+    batches = -(-batch_size // at_once)
+    products = Counter({p: n * batches for p, n in products_of(traced, *arguments).items()})
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            log_likelihood(
+                key, model, xs, num_samples=num_samples, chunk_size=CHUNK_SIZE, batch_size=at_once
+            )
+
+    return Job(run, batch_size, compile_s, _memory(compiled), products)
+
+
+def iwae(
+    batch_size: int, rows: Array, *, num_samples: int = 50, width: int = 200, latent_dim: int = 50
+) -> Job:
+    """The importance-weighted bound with K samples; 784-200-200-z50 and K = 50 is the workload."""
+    model = models.vae(jax.random.key(0), SHAPE, latent_dim=latent_dim, hidden=(width, width))
+    return training_job(model, partial(objectives.iwae, num_samples=num_samples), batch_size, rows)
+
+
+def _vae(batch_size: int, rows: Array) -> Job:
+    model = models.vae(jax.random.key(0), SHAPE, latent_dim=20, hidden=(400, 400))
+    return training_job(model, objectives.elbo, batch_size, rows)
+
+
+def _conv_vae(batch_size: int, rows: Array) -> Job:
+    model = models.conv_vae(jax.random.key(0), SHAPE, latent_dim=16, channels=(32, 64))
+    return training_job(model, objectives.elbo, batch_size, rows)
+
+
+def _ssvae(batch_size: int, rows: Array) -> Job:
+    model = models.ssvae(jax.random.key(0), SHAPE, num_classes=CLASSES)
+    labelled = {"labelled_x": rows[:LABELLED], "labelled_y": jnp.arange(LABELLED) % CLASSES}
+    return training_job(model, partial(semi_supervised, **labelled), batch_size, rows)
+
+
+def _hierarchical(batch_size: int, rows: Array) -> Job:
+    model = models.hierarchical(jax.random.key(0), SHAPE)
+    return training_job(model, partial(objectives.elbo, kl="monte_carlo"), batch_size, rows)
+
+
+def _evaluation(batch_size: int, rows: Array, *, num_samples: int = 5000) -> Job:
+    model = models.vae(jax.random.key(0), SHAPE, latent_dim=50, hidden=(200, 200))
+    return evaluation_job(model, num_samples, batch_size, rows)
+
+
+def _memory(compiled: Any) -> int:
+    return int(compiled.memory_analysis().temp_size_in_bytes)
+
+
+WORKLOADS: dict[str, Workload] = {
+    "vae": Workload("784-400-400-z20, tanh, closed-form KL, one sample", 128, _vae),
+    "iwae50": Workload("784-200-200-z50, tanh, IWAE with K = 50", 20, iwae),
+    "conv_vae": Workload("4 x 4 convolutions, 32 and 64 channels, z16, ReLU", 128, _conv_vae),
+    "ssvae": Workload(
+        "M2, 784-300-300-z64, ELU, the exact sum over 10 classes, 100 labelled rows a step",
+        100,
+        _ssvae,
+    ),
+    "hierarchical": Workload(
+        "784-200-200-h100-100-100-h50, tanh, one sample, Monte Carlo KL", 128, _hierarchical
+    ),
+    "evaluation": Workload(
+        "log p(x) of the network of iwae50 with K = 5,000; a step is a call on all images",
+        200,
+        _evaluation,
+    ),
+}

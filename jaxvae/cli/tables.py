@@ -1,0 +1,11 @@
+"""Rows of cells on the terminal."""
+
+from collections.abc import Sequence
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of cells in aligned columns, the first of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join(["", first.ljust(widths[0]), *padded]).rstrip())
