@@ -70,7 +70,7 @@ def test_a_run_that_does_not_exist(fails, command):
 
 
 def test_no_command_and_no_run(fails):
-    assert "train, evaluate, compare, sample, report, data" in fails()
+    assert "train, evaluate, compare, sample, report, bench, data" in fails()
     assert "jaxvae evaluate --help" in fails("evaluate")
 
 
