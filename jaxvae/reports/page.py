@@ -306,9 +306,10 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
         "the first test example; a latent that changes nothing is not used. Latents with the most "
         "varying posterior means come first.",
     )
-    if images and moment_samples(contents.parts) is None and plain is contents.model:
+    pairs, closed = min(WALKS, len(xs) // 2), moment_samples(contents.parts) is None
+    if images and pairs and closed and plain is contents.model:
         yield markup.figure(
-            figures.interpolations(plain, xs[:WALKS], xs[WALKS : 2 * WALKS]),
+            figures.interpolations(plain, xs[:pairs], xs[pairs : 2 * pairs]),
             "Interpolations",
             f"{words} on the straight way between the posterior means of two test examples, a row "
             "a pair.",
