@@ -16,7 +16,8 @@ from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import RunFolder, environment
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
-from jaxvae.training.loop import make_validation, no_metrics, record_of
+from jaxvae.training.feeds import InMemory, no_metrics
+from jaxvae.training.loop import make_validation, record_of
 from jaxvae.types import InputError, Model
 
 SAME_DATA = ("sha256", "sizes", "support", "num_categories", "dequantize", "binarize")
@@ -135,11 +136,10 @@ def _loop(
     validate = None
     if "valid" in parts.dataset.splits and int(saved.state.step) < config.total_steps:
         validate = make_validation(parts.objective, parts.dataset, saved.state.key)
+    feed = InMemory(parts.step, parts.dataset, batch_size=parts.batch_size)
     for stage in stages(
         saved.state,
-        parts.step,
-        parts.dataset,
-        batch_size=parts.batch_size,
+        feed,
         total_steps=config.total_steps,
         eval_every_steps=config.eval_every_steps,
         gathered=saved.metrics,
@@ -204,7 +204,9 @@ def _saved(parts: Parts, checkpoints: Checkpoints) -> Saved:
 def _fresh(parts: Parts) -> Saved:
     _, run_key, *_ = parts.config.keys()
     state = init(run_key, parts.model, parts.optimizer)
-    return Saved(state, no_metrics(parts.step, state, parts.dataset, parts.batch_size))
+    return Saved(
+        state, no_metrics(parts.step, state, dataset=parts.dataset, batch_size=parts.batch_size)
+    )
 
 
 def _require_same_data(run: RunFolder, parts: Parts) -> None:

@@ -1,12 +1,14 @@
 """Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
 
 from jaxvae.training.em import make_em_step
+from jaxvae.training.feeds import InMemory
 from jaxvae.training.loop import fit, observe_split, stages
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
 from jaxvae.training.step import TrainState, init, make_step
 
 __all__ = [
+    "InMemory",
     "Metrics",
     "TrainState",
     "fit",

@@ -1,51 +1,29 @@
-"""The loop: many steps a dispatch, the data on the device, nothing to the host between stages.
-
-The order of epoch e is `permutation(fold_in(order_key, e))` of the training rows, cut into batches
-of B; the N mod B rows left over are other rows in every epoch. So the batch of step t follows from
-(key, t), and a resumed run sees the same batches as an unbroken one.
-"""
+"""The loop: many steps a dispatch, nothing to the host between evaluations."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxvae.batching import (
     OBSERVATION_STREAM,
-    ORDER_STREAM,
     VALIDATION_STREAM,
-    example_keys,
     map_examples,
     stream_key,
     unpack,
 )
 from jaxvae.binding import bind
+from jaxvae.training.feeds import DataSet, Feed, InMemory, batch_rows
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
 from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
 
-Rows: TypeAlias = dict[str, Array]
-"""The training rows as stored: `x` [N, *event] and, where there are any, `label`, `mask` and `weight`."""
-
 SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to hide the dispatch
-
-
-class DataSet(Protocol):
-    """What the loop needs of a data set; `jaxvae.data.load` returns one."""
-
-    @property
-    def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """Split name -> `x` [N, *event] as stored and, where there are any, the rows' `label`, `mask` and `weight`."""
-        ...
-
-    def observe(self, key: PRNGKey, x: Array, /) -> Array:
-        """One stored example -> one model input."""
-        ...
 
 
 class Stage(NamedTuple):
@@ -59,10 +37,8 @@ class Stage(NamedTuple):
 
 def stages(
     state: TrainState,
-    step: Step,
-    dataset: DataSet,
+    feed: Feed,
     *,
-    batch_size: int,
     total_steps: int,
     eval_every_steps: int,
     gathered: Metrics | None = None,
@@ -75,9 +51,7 @@ def stages(
 
     Args:
         state: from `init`, or restored.
-        step: from `make_step`.
-        dataset: the training rows are `dataset.splits["train"]["x"]`.
-        batch_size: B, at most the number of training rows.
+        feed: the batches and the step, such as `InMemory(step, dataset, batch_size=...)`.
         total_steps: the step to end at.
         eval_every_steps: how many steps lie between two evaluations.
         gathered: what a restored run had gathered since its last evaluation.
@@ -90,24 +64,16 @@ def stages(
     Raises:
         InputError: a size is not usable.
     """
-    require_positive(
-        batch_size=batch_size, total_steps=total_steps, eval_every_steps=eval_every_steps
-    )
-    rows = jax.tree.map(jnp.asarray, batch_rows(dataset, "train"))
-    if batch_size > (size := len(rows["x"])):
-        raise InputError(
-            f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
-        )
-    run = make_run(step, dataset.observe, batch_size=batch_size)
-    metrics = gathered or no_metrics(step, state, dataset, batch_size)
+    require_positive(total_steps=total_steps, eval_every_steps=eval_every_steps)
+    metrics = gathered or feed.no_metrics(state)
     # A donated buffer is gone for its owner, so the caller's arrays are copied once.
     state, metrics = jax.tree.map(jnp.copy, (state, metrics))
     now, dispatch, begin = int(state.step), 1, time.perf_counter()
     stage_begin, stage_step = begin, now
     while now < total_steps:
         boundary = min(total_steps, (now // eval_every_steps + 1) * eval_every_steps)
-        count = min(dispatch, boundary - now)
-        state, metrics = jax.block_until_ready(run(state, metrics, rows, jax.device_put(count)))
+        count = min(dispatch, boundary - now, feed.longest(now) or dispatch)
+        state, metrics = jax.block_until_ready(feed.run(state, metrics, now, count))
         now += count
         elapsed, begin = time.perf_counter() - begin, time.perf_counter()
         # At most fourfold a time: the first dispatch holds the compilation.
@@ -126,65 +92,6 @@ def stages(
             stage_step = now
 
 
-def make_run(
-    step: Step, observe: Callable[[PRNGKey, Array], Array], *, batch_size: int
-) -> Callable[[TrainState, Metrics, Rows, Array], tuple[TrainState, Metrics]]:
-    """Compile `run(state, metrics, rows, count)`: `count` steps in one dispatch, buffers donated.
-
-    `count` is an array, so one compilation serves every count, and how the steps are dealt out to
-    dispatches cannot change a bit of the result.
-    """
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def run(
-        state: TrainState, metrics: Metrics, rows: Rows, count: Int[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
-        observation_key = stream_key(state.key, OBSERVATION_STREAM)
-        size = rows["x"].shape[0]
-        steps_per_epoch = size // batch_size
-
-        def one(_: Array, carry: Any) -> Any:
-            state, metrics, order, ordered_epoch = carry
-            epoch, position = state.step // steps_per_epoch, state.step % steps_per_epoch
-            order = jax.lax.cond(
-                epoch == ordered_epoch,
-                lambda: order,
-                lambda: epoch_order(state.key, epoch, size),
-            )
-            index = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
-            keys = example_keys(observation_key, state.step, index)
-            batch = {name: array[index] for name, array in rows.items()}
-            batch |= {"x": jax.vmap(observe)(keys, batch["x"]), "index": index}
-            state, new = step(state, batch)
-            return state, metrics.merge(new), order, epoch
-
-        no_order = jnp.zeros(size, jnp.int32), jnp.int32(-1)
-        state, metrics, *_ = jax.lax.fori_loop(0, count, one, (state, metrics, *no_order))
-        return state, metrics
-
-    return run
-
-
-def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Array, "N"]:
-    """The order of the training rows in an epoch: a permutation drawn from (key, epoch)."""
-    order_key = jax.random.fold_in(stream_key(key, ORDER_STREAM), epoch)
-    return jax.random.permutation(order_key, jnp.arange(size, dtype=jnp.int32))
-
-
-def no_metrics(step: Step, state: TrainState, dataset: DataSet, batch_size: int) -> Metrics:
-    """Metrics of no examples, of the structure that the step returns; nothing is computed."""
-    rows = batch_rows(dataset, "train")
-    x = jax.eval_shape(dataset.observe, state.key, rows["x"][0])
-    index = jax.ShapeDtypeStruct((), jnp.int32)
-    row = {name: jax.eval_shape(lambda row: row, array[0]) for name, array in rows.items()}
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype)
-        for name, one in (row | {"x": x, "index": index}).items()
-    }
-    _, metrics = jax.eval_shape(step, state, batch)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
-
-
 def observe_split(
     key: PRNGKey, dataset: DataSet, split: str, *, batch_size: int = 1000
 ) -> Float[Array, "N *event"]:
@@ -197,11 +104,6 @@ def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array
     """A whole split as one batch: `x` as `observe_split` gives it, and what else its rows have."""
     rows = jax.tree.map(jnp.asarray, batch_rows(dataset, split))
     return rows | {"x": observe_split(key, dataset, split)}
-
-
-def batch_rows(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
-    """What of a split's rows goes into batches: all but `factors`, which no model is shown."""
-    return {name: a for name, a in dataset.splits[split].items() if name != "factors"}
 
 
 def make_validation(
@@ -270,11 +172,10 @@ def fit(
             f"validation: expected a data set with a valid split, got {', '.join(dataset.splits)}"
         )
     validate = make_validation(validation, dataset, state.key) if validation else None
+    feed = InMemory(step, dataset, batch_size=batch_size)
     for stage in stages(
         state,
-        step,
-        dataset,
-        batch_size=batch_size,
+        feed,
         total_steps=total_steps,
         eval_every_steps=eval_every_steps,
     ):

@@ -13,7 +13,8 @@ from jaxvae.data import describe, load
 from jaxvae.data.shapes import LEVELS, SIZE, SPRITE, STEP, render, sprite
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.config import build
-from jaxvae.training.loop import batch_rows, observe_batch
+from jaxvae.training.feeds import batch_rows
+from jaxvae.training.loop import observe_batch
 
 SCALES = (0.55, 0.7, 0.85, 1.0)
 
