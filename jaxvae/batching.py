@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvae.binding import bind
@@ -138,22 +140,97 @@ def over_batch(
     return jax.vmap(one)(keys, examples.x, examples.label, examples.mask)
 
 
+def layout_of(x: Any) -> NamedSharding | None:
+    """How the rows of an array are dealt out over devices, as `jaxvae.parallel.place` does; None where they are not."""
+    sharding = None if isinstance(x, Tracer) else getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
+        return None
+    mesh = sharding.mesh
+    assert isinstance(mesh, Mesh)
+    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    layout = NamedSharding(automatic, PartitionSpec(sharding.spec[0]))
+    return layout if shares(layout) > 1 else None
+
+
+def shares(layout: NamedSharding | None) -> int:
+    """Into how many parts a layout cuts the rows."""
+    if layout is None:
+        return 1
+    axes = layout.spec[0]
+    return math.prod(layout.mesh.shape[a] for a in (axes if isinstance(axes, tuple) else (axes,)))
+
+
+def deal_out(layout: NamedSharding | None, rows: Any, *shared: Any) -> tuple[Any, ...]:
+    """Rows on the devices of a layout, and whole copies of the arrays that go with them.
+
+    Args:
+        layout: from `layout_of`; None leaves everything where it is.
+        rows: a pytree of arrays [N, ...].
+        shared: pytrees; what is no array in them stays as it is.
+
+    Returns:
+        `rows` and each of `shared`.
+    """
+    if layout is None:
+        return rows, *shared
+    everywhere = NamedSharding(layout.mesh, PartitionSpec())
+
+    def put(leaf: Any) -> Any:
+        return jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.device_put(rows, layout), *jax.tree.map(put, shared)
+
+
+def on_each(function: Callable[..., T], layout: NamedSharding | None, rows: Any, *shared: Any) -> T:
+    """`function(first, rows, *shared)` on each device, of its own rows, of which the first is row `first`.
+
+    No device waits for another before the end, where every one gets all results. Without a layout it
+    is one call of all rows.
+
+    Args:
+        function: returns a pytree of arrays [M, ...]; M is the same on all devices.
+        layout: from `layout_of`; a constant for the compiler.
+        rows: a pytree of arrays [N, ...].
+        shared: pytrees of arrays.
+
+    Returns:
+        The function's pytree with a leading axis of the devices' results, one after the other.
+    """
+    if layout is None:
+        return function(0, rows, *shared)
+    whole, dealt = PartitionSpec(), layout.spec
+    size = jax.tree.leaves(rows)[0].shape[0] // shares(layout)
+
+    def local(rows: Any, *shared: Any) -> T:
+        return function(jax.lax.axis_index(dealt[0]) * size, rows, *shared)
+
+    # What is drawn and scanned over differs between devices, which needs no proof here.
+    specs = (dealt, *(whole for _ in shared))
+    mapped = jax.shard_map(
+        local, mesh=layout.mesh, in_specs=specs, out_specs=dealt, check_vma=False
+    )
+    results = mapped(rows, *shared)
+    return jax.lax.with_sharding_constraint(results, NamedSharding(layout.mesh, whole))
+
+
 def map_examples(
     function: Callable[[PRNGKey, Any], T],
     key: PRNGKey,
     xs: Any,
     *,
     batch_size: int,
+    layout: NamedSharding | None = None,
 ) -> T:
     """Apply a per-example function to every row, `batch_size` at a time, the last batch ragged.
 
-    Row i gets `fold_in(key, i)`, so the result does not depend on `batch_size`.
+    Row i gets `fold_in(key, i)`, so the result depends neither on `batch_size` nor on the layout.
 
     Args:
         function: `(key, x) -> pytree` of one example.
         key: one typed key.
         xs: [N, *event], or a pytree of such arrays.
         batch_size: rows in one `vmap`; memory grows with it.
+        layout: from `layout_of(xs)`, where the rows lie on several devices: each maps over its own.
 
     Returns:
         The function's pytree with a leading axis N.
@@ -165,5 +242,10 @@ def map_examples(
     shape = jnp.shape(jax.tree.leaves(xs)[0])
     if not shape or shape[0] == 0:
         raise InputError(f"xs: expected [N, *event] with N >= 1, got shape {shape}")
-    rows = (fold_each(key, jnp.arange(shape[0])), xs)
-    return jax.lax.map(lambda row: function(*row), rows, batch_size=min(batch_size, shape[0]))
+
+    def over(first: Any, rows: Any, key: PRNGKey) -> T:
+        count = jax.tree.leaves(rows)[0].shape[0]
+        keyed = fold_each(key, first + jnp.arange(count)), rows
+        return jax.lax.map(lambda row: function(*row), keyed, batch_size=min(batch_size, count))
+
+    return on_each(over, layout, xs, key)

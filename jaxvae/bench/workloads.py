@@ -96,7 +96,7 @@ def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array)
     options = {"num_samples": num_samples, "chunk_size": CHUNK_SIZE}
     at_once = min(batch_size, max(1, 1000 // CHUNK_SIZE))
     arguments = (model, key, unpack(xs), jnp.arange(at_once))
-    traced = partial(_batch, _log_likelihood, tuple(sorted(options.items())))
+    traced = partial(_batch, _log_likelihood, tuple(sorted(options.items())), None)
     begin = time.perf_counter()
     compiled = _batch.lower(*traced.args, *arguments).compile()
     compile_s = time.perf_counter() - begin

@@ -6,9 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from jaxvae.batching import Examples, map_examples, unpack
+from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
 from jaxvae.distributions import (
     analytic_kl,
@@ -102,7 +103,9 @@ def reliance_on_latents(
         raise InputError("xs: expected two examples or more, to exchange their latents, got one")
     held = model if jax.tree.leaves(model) != [model] else Constant(model)
     pairs = jax.tree.map(lambda column: jnp.stack([column, jnp.roll(column, -1, 0)], 1), examples)
-    rate, drop = jax.device_get(_reliance(held, key, pairs, num_samples, kl, batch_size))
+    layout = layout_of(examples.x)
+    pairs, held, key = deal_out(layout, pairs, held, key)
+    rate, drop = jax.device_get(_reliance(held, key, pairs, num_samples, kl, batch_size, layout))
     mean, error = drop_of = _mean_and_error_of_neighbours(drop)
     verdict = "undecided"
     if abs(mean - threshold) >= 3 * error:
@@ -110,9 +113,15 @@ def reliance_on_latents(
     return Reliance(rate, drop, mean_and_error(rate), drop_of, verdict)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _reliance(
-    held: Any, key: PRNGKey, pairs: Examples, num_samples: int, kl: str, batch_size: int
+    held: Any,
+    key: PRNGKey,
+    pairs: Examples,
+    num_samples: int,
+    kl: str,
+    batch_size: int,
+    layout: NamedSharding | None,
 ) -> tuple[Array, Array]:
     model = held.model if isinstance(held, Constant) else held
 
@@ -133,7 +142,7 @@ def _reliance(
             return analytic_kl(bound.posterior(own.x), bound.prior()), drop
         return jnp.mean(log_q[0] - jax.vmap(lambda z: log_prob(bound.prior(), z))(z[0])), drop
 
-    return map_examples(one, key, pairs, batch_size=batch_size)
+    return map_examples(one, key, pairs, batch_size=batch_size, layout=layout)
 
 
 def _mean_and_error_of_neighbours(values: Float[np.ndarray, "N"]) -> tuple[float, float]:

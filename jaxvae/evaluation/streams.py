@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from jaxvae.batching import Examples, fold_each, unpack
+from jaxvae.batching import Examples, deal_out, fold_each, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind
 from jaxvae.types import (
     Batch,
@@ -39,26 +40,35 @@ def stream(
 ) -> Any:
     """`function(model, fold_in(key, i), xs[i], **options)` for every row, as NumPy arrays.
 
-    A batch is a dispatch. The same function and options are compiled once for all calls.
+    A batch is a dispatch. The same function and options are compiled once for all calls. Of rows that
+    lie on several devices, each device computes its own, `batch_size` of them at a time.
 
     The last batch is filled up with copies of the last row, so that one compilation serves all.
     """
     require_positive(batch_size=batch_size)
     examples = unpack(xs)
-    size = len(examples.x)
+    layout = layout_of(examples.x)
+    size, devices = len(examples.x), shares(layout)
+    share = size // devices
     is_pytree = jax.tree.leaves(model) != [model]
-    held = model if is_pytree else Constant(model)
-    batch_size = min(batch_size, size)
+    examples, held, key = deal_out(layout, examples, model if is_pytree else Constant(model), key)
+    batch_size = min(batch_size, share)
 
     parts = []
     named_options = tuple(sorted(options.items()))
-    for start in range(0, size, batch_size):
-        index = jnp.minimum(jnp.arange(start, start + batch_size), size - 1)
-        batch = _batch(function, named_options, held, key, examples, index)
+    for start in range(0, share, batch_size):
+        index = jnp.minimum(jnp.arange(start, start + batch_size), share - 1)
+        batch = _batch(function, named_options, layout, held, key, examples, index)
         parts.append(jax.block_until_ready(batch))
         if on_progress:
-            on_progress(min(start + batch_size, size))
-    return jax.tree.map(lambda *rows: np.concatenate(jax.device_get(rows))[:size], *parts)
+            on_progress(devices * min(start + batch_size, share))
+
+    def in_order(*parts: Array) -> np.ndarray:
+        each = [np.reshape(part, (devices, batch_size, *part.shape[1:])) for part in parts]
+        rows = np.concatenate(each, axis=1)[:, :share]
+        return rows.reshape(size, *rows.shape[2:])
+
+    return jax.tree.map(in_order, *jax.device_get(parts))
 
 
 @jax.tree_util.register_static
@@ -75,19 +85,23 @@ class Constant:
         return id(self.model)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _batch(
     function: Callable[..., Any],
     options: tuple[tuple[str, Any], ...],
+    layout: NamedSharding | None,
     held: Model | Constant,
     key: PRNGKey,
     examples: Examples,
     index: Array,
 ) -> Any:
-    model = held.model if isinstance(held, Constant) else held
+    def local(first: Any, examples: Examples, held: Any, key: PRNGKey, index: Array) -> Any:
+        model = held.model if isinstance(held, Constant) else held
 
-    def one(key: PRNGKey, row: Examples) -> Any:
-        return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
+        def one(key: PRNGKey, row: Examples) -> Any:
+            return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
 
-    rows = jax.tree.map(lambda column: column[index], examples)
-    return jax.vmap(one)(fold_each(key, index), rows)
+        rows = jax.tree.map(lambda column: column[index], examples)
+        return jax.vmap(one)(fold_each(key, first + index), rows)
+
+    return on_each(local, layout, examples, held, key, index)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from jaxvae.batching import Examples, map_examples, unpack
+from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
 from jaxvae.distributions import log_prob, require_one_event, sample_with_log_prob
 from jaxvae.inference.families import (
@@ -163,10 +164,13 @@ def fit_posteriors(
     require_key(key)
     require_positive(num_bound_samples=num_bound_samples, batch_size=batch_size)
     options = require_options(FitOptions(family, num_steps, num_samples, learning_rate, start))
-    return _fit_all(key, model, unpack(xs), options, num_bound_samples, batch_size)
+    examples = unpack(xs)
+    layout = layout_of(examples.x)
+    examples, model, key = deal_out(layout, examples, model, key)
+    return _fit_all(key, model, examples, options, num_bound_samples, batch_size, layout)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _fit_all(
     key: PRNGKey,
     model: Any,
@@ -174,12 +178,13 @@ def _fit_all(
     options: FitOptions,
     num_bound_samples: int,
     batch_size: int,
+    layout: NamedSharding | None,
 ) -> FittedPosterior:
     def one(key: PRNGKey, row: Examples) -> FittedPosterior:
         plain = bind(model, row.label, row.mask)
         return _fit_and_bound(key, plain, row.x, options, num_bound_samples)
 
-    return map_examples(one, key, examples, batch_size=batch_size)
+    return map_examples(one, key, examples, batch_size=batch_size, layout=layout)
 
 
 def _fit_and_bound(
