@@ -4,7 +4,12 @@ A layer sees one vector. Under `vmap` over samples and examples, JAX makes of `x
 [B, K, I] by [I, O], whose weight gradient contracts two axes; XLA then copies the transposed
 cotangent, the largest array of the step, before it multiplies (a fifth of the step of an IWAE with
 K = 50 on a CPU). Here each `vmap` folds its axis into the rows of one [B * K, I] matrix instead, so that
-the forward and both backward products are plain two-dimensional ones.
+the forward and both backward products are plain two-dimensional ones. Both backward products are
+`rows` again, so what holds of one holds of all three, whatever transforms them.
+
+In bfloat16 the operands of a product are rounded as it is computed, those of the backward products
+like those of the forward one, and products of entries are summed in float32. The casts stand inside
+of the primitive: outside, JAX would round the gradients of x and w themselves.
 """
 
 from typing import Any
@@ -16,14 +21,30 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxvae.types import InputError
+
 rows_p = Primitive("rows")
 
 
 def rows(
-    x: Float[Array, "N I"], w: Float[Array, "I O"], precision: Any = None
-) -> Float[Array, "N O"]:
-    """`x @ w`, a bilinear primitive whose batching rule folds axes of x into its rows."""
+    x: Float[Array, "*M N I"], w: Float[Array, "*M I O"], precision: Any = None
+) -> Float[Array, "*M N O"]:
+    """`x @ w`, a bilinear primitive whose batching rule folds axes of x into its rows.
+
+    Args:
+        x: the left factor.
+        w: the right factor.
+        precision: "bfloat16" rounds both factors to it; else JAX's own, such as "highest".
+    """
     return rows_p.bind(x, w, precision=precision)
+
+
+def operands(a: Array, b: Array, precision: Any) -> tuple[Array, Array, dict[str, Any]]:
+    """The operands of a product as it is computed, and JAX's options for it."""
+    if precision != "bfloat16":
+        return a, b, {"precision": precision}
+    result = {"preferred_element_type": jnp.promote_types(a.dtype, b.dtype)}
+    return a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), result
 
 
 def dot_general(
@@ -34,10 +55,21 @@ def dot_general(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> Array:
-    """What `nnx.Linear` takes as its `dot_general`: `rows` for one vector, else JAX's own."""
-    vector_by_matrix = (((0,), (0,)), ((), ()))
-    if lhs.ndim == 1 and preferred_element_type is None and dimension_numbers == vector_by_matrix:
-        return rows(lhs[None], rhs, precision)[0]
+    """What `nnx.Linear` takes as its `dot_general`: `rows` for vectors by a matrix, else JAX's own.
+
+    Raises:
+        InputError: bfloat16 is asked for in another product.
+    """
+    vectors_by_matrix = (((lhs.ndim - 1,), (0,)), ((), ()))
+    plain = rhs.ndim == 2 and preferred_element_type is None
+    if plain and dimension_numbers == vectors_by_matrix:
+        y = rows(lhs.reshape(-1, lhs.shape[-1]), rhs, precision)
+        return y.reshape(*lhs.shape[:-1], rhs.shape[-1])
+    if precision == "bfloat16":
+        raise InputError(
+            f"precision: expected vectors by a matrix for bfloat16, got {lhs.shape} by {rhs.shape} "
+            f"with preferred_element_type={preferred_element_type}; use float32"
+        )
     return jax.lax.dot_general(
         lhs,
         rhs,
@@ -49,32 +81,36 @@ def dot_general(
 
 
 def _matmul(x: Array, w: Array, *, precision: Any) -> Array:
-    return jnp.matmul(x, w, precision=precision)
+    x, w, options = operands(x, w, precision)
+    return jnp.matmul(x, w, **options)
 
 
 def _abstract(x: ShapedArray, w: ShapedArray, *, precision: Any) -> ShapedArray:
     del precision
-    return ShapedArray((x.shape[0], w.shape[1]), jnp.promote_types(x.dtype, w.dtype))
+    return ShapedArray((*x.shape[:-1], w.shape[-1]), jnp.promote_types(x.dtype, w.dtype))
 
 
 def _batch(args: Any, axes: Any, *, precision: Any) -> tuple[Array, int]:
     (x, w), (x_axis, w_axis) = args, axes
-    if w_axis is not None:  # a matrix for each: many models at once
-        one = jax.vmap(lambda x, w: _matmul(x, w, precision=precision), (x_axis, w_axis))
-        return one(x, w), 0
-    x = jnp.moveaxis(x, x_axis, 0)
-    folded = rows(x.reshape(-1, x.shape[-1]), w, precision)
-    return folded.reshape(*x.shape[:-1], w.shape[-1]), 0
+    if w_axis is None:  # many x for one matrix: more rows
+        x = jnp.moveaxis(x, x_axis, -3)
+        y = rows(x.reshape(*x.shape[:-3], -1, x.shape[-1]), w, precision)
+        return y.reshape(*x.shape[:-1], w.shape[-1]), y.ndim - 2
+    if x_axis is None:  # one x for many matrices: more columns
+        w = jnp.moveaxis(w, w_axis, -2)
+        y = rows(x, w.reshape(*w.shape[:-2], -1), precision)
+        return y.reshape(*y.shape[:-1], *w.shape[-2:]), y.ndim - 1
+    return rows(jnp.moveaxis(x, x_axis, 0), jnp.moveaxis(w, w_axis, 0), precision), 0
 
 
 def _gradient_in_x(cotangent: Array, x: Any, w: Array, *, precision: Any) -> Array:
     del x
-    return rows(cotangent, w.T, precision)
+    return rows(cotangent, w.mT, precision)
 
 
 def _gradient_in_w(cotangent: Array, x: Array, w: Any, *, precision: Any) -> Array:
     del w
-    return _matmul(x.T, cotangent, precision=precision)
+    return rows(x.mT, cotangent, precision)
 
 
 rows_p.def_impl(_matmul)

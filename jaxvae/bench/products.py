@@ -39,7 +39,7 @@ class Product(NamedTuple):
             image, kernel = strided[self.primitive]
             return 2 * math.prod(image) * math.prod(kernel[:3])
         if self.primitive is rows_p:
-            return 2 * left[1] * math.prod(self.output)
+            return 2 * left[-1] * math.prod(self.output)
         params = dict(self.params)
         if self.primitive is dot_general_p:
             (contracted, _), _ = params["dimension_numbers"]

@@ -21,12 +21,19 @@ from jaxvae.models.likelihoods import (
     require_event_shape,
     variance_of,
 )
-from jaxvae.networks import MLP, Activation, Initializer, activation_function, linear
-from jaxvae.rows import dot_general
+from jaxvae.networks import (
+    MLP,
+    Activation,
+    Initializer,
+    ProductLayer,
+    activation_function,
+    linear,
+)
+from jaxvae.rows import rows
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
 
 
-class ClassMLP(nnx.Module):
+class ClassMLP(ProductLayer):
     """The MLP of [x, one-hot y], for all C classes of one x at once.
 
     The first layer on [x, y] is `x @ x_kernel + y_kernel[y] + bias`: the product with x, the widest
@@ -73,8 +80,7 @@ class ClassMLP(nnx.Module):
         return self._from_first(self._of_x(x) + y @ self.y_kernel[...])
 
     def _of_x(self, x: Array) -> Array:
-        vector_by_matrix = (((0,), (0,)), ((), ()))
-        return dot_general(x.reshape(-1), self.x_kernel[...], vector_by_matrix) + self.bias[...]
+        return rows(x.reshape(1, -1), self.x_kernel[...], self.precision)[0] + self.bias[...]
 
     def _from_first(self, h: Array) -> Array:
         return h if self.rest is None else self.rest(self.activation(h))

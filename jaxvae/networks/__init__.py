@@ -15,6 +15,7 @@ from jaxvae.networks.dense import (
     linear,
 )
 from jaxvae.networks.named import DenseName, dense_network
+from jaxvae.networks.precision import Precision, ProductLayer, with_precision
 from jaxvae.networks.residual import ResidualMLP
 
 __all__ = [
@@ -29,8 +30,11 @@ __all__ = [
     "Initializer",
     "MarkovMLP",
     "MaskedMLP",
+    "Precision",
+    "ProductLayer",
     "ResidualMLP",
     "activation_function",
     "dense_network",
     "linear",
+    "with_precision",
 ]

@@ -113,7 +113,8 @@ class MaskedMLP(nnx.Module):
 
 def _masked(layer: nnx.Linear, mask: np.ndarray, h: Array) -> Array:
     assert layer.bias is not None
-    return rows(h[None], jnp.where(mask, layer.kernel[...], 0))[0] + layer.bias[...]
+    weights = jnp.where(mask, layer.kernel[...], 0)
+    return rows(h[None], weights, layer.precision)[0] + layer.bias[...]
 
 
 class GRU(nnx.Module):

@@ -16,6 +16,7 @@ from jaxvae.networks.dense import (
     linear,
     require_widths,
 )
+from jaxvae.networks.precision import ProductLayer
 from jaxvae.networks.strided import Size, convolve, strided_size, transposed
 from jaxvae.types import InputError
 
@@ -57,7 +58,7 @@ def image_shape(shape: Sequence[int], name: str = "event_shape") -> tuple[int, i
     return shape[0], shape[1], math.prod(shape[2:])
 
 
-class Convolution(nnx.Module):
+class Convolution(ProductLayer):
     """`y[i, j] = bias + sum_ab x[s i + a - lo, s j + b - lo] @ kernel[a, b]`, zeros beyond the edges.
 
     [H, W, C] becomes [ceil(H / s), ceil(W / s), O], with `lo = (k - s) // 2`.
@@ -92,11 +93,12 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: Float[Array, "H W C"]) -> Float[Array, "h w O"]:
         """Convolve one image."""
-        y = convolve(x[None], self.kernel[...], stride=self.stride)[0]
+        options = {"stride": self.stride, "precision": self.precision}
+        y = convolve(x[None], self.kernel[...], **options)[0]
         return y + jnp.broadcast_to(self.bias[...], y.shape)
 
 
-class TransposedConvolution(nnx.Module):
+class TransposedConvolution(ProductLayer):
     """The adjoint of `Convolution`, from its [h, w, C] back to the recorded size: [H, W, O].
 
     `y[s i + a - lo, s j + b - lo] += kernel[a, b] @ x[i, j]` over all i, j, a, b; plus the bias.
@@ -132,7 +134,8 @@ class TransposedConvolution(nnx.Module):
 
     def __call__(self, x: Float[Array, "h w C"]) -> Float[Array, "H W O"]:
         """Map one image to the larger size."""
-        y = transposed(x[None], self.kernel[...], stride=self.stride, size=self.size)[0]
+        options = {"stride": self.stride, "size": self.size, "precision": self.precision}
+        y = transposed(x[None], self.kernel[...], **options)[0]
         return y + jnp.broadcast_to(self.bias[...], y.shape)
 
 

@@ -25,6 +25,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxvae.rows import operands, rows
+
 Size: TypeAlias = tuple[int, ...]
 
 convolve_p = Primitive("convolve")
@@ -33,24 +35,34 @@ correlate_p = Primitive("correlate")
 
 
 def convolve(
-    x: Float[Array, "N H W C"], w: Float[Array, "k k C O"], *, stride: int
+    x: Float[Array, "N H W C"], w: Float[Array, "k k C O"], *, stride: int, precision: Any = None
 ) -> Float[Array, "N h w O"]:
     """`y[i, j] = sum_ab x[s i + a - lo, s j + b - lo] @ w[a, b]`, zeros beyond the edges."""
-    return convolve_p.bind(x, w, stride=stride)
+    return convolve_p.bind(x, w, stride=stride, precision=precision)
 
 
 def transposed(
-    y: Float[Array, "N h w O"], w: Float[Array, "k k C O"], *, stride: int, size: Size
+    y: Float[Array, "N h w O"],
+    w: Float[Array, "k k C O"],
+    *,
+    stride: int,
+    size: Size,
+    precision: Any = None,
 ) -> Float[Array, "N H W C"]:
     """The adjoint in x: `<transposed(y, w), x> = <y, convolve(x, w)>` for images of this size."""
-    return transposed_p.bind(y, w, stride=stride, size=size)
+    return transposed_p.bind(y, w, stride=stride, size=size, precision=precision)
 
 
 def correlate(
-    x: Float[Array, "N H W C"], y: Float[Array, "N h w O"], *, stride: int, kernel: int
+    x: Float[Array, "N H W C"],
+    y: Float[Array, "N h w O"],
+    *,
+    stride: int,
+    kernel: int,
+    precision: Any = None,
 ) -> Float[Array, "k k C O"]:
     """The adjoint in w: `<correlate(x, y), w> = <y, convolve(x, w)>`."""
-    return correlate_p.bind(x, y, stride=stride, kernel=kernel)
+    return correlate_p.bind(x, y, stride=stride, kernel=kernel, precision=precision)
 
 
 def strided_size(size: Size, stride: int) -> Size:
@@ -61,28 +73,40 @@ def strided_size(size: Size, stride: int) -> Size:
 # By XLA's own convolution.
 
 
-def _native(x: Array, w: Array, *, stride: int) -> Array:
-    kernel = w.shape[0]
+def _native(x: Array, w: Array, *, stride: int, precision: Any = None) -> Array:
+    padding, numbers = _padding(x.shape[1:3], w.shape[0], stride), ("NHWC", "HWIO", "NHWC")
+    return _convolution(x, w, precision, (stride, stride), padding, dimension_numbers=numbers)
+
+
+def _native_transposed(
+    y: Array, w: Array, *, stride: int, size: Size, precision: Any = None
+) -> Array:
+    last = w.shape[0] - 1
+    padding = [(last - low, last - high) for low, high in _padding(size, w.shape[0], stride)]
+    options = {"lhs_dilation": (stride, stride), "dimension_numbers": ("NHWC", "HWOI", "NHWC")}
+    return _convolution(y, jnp.flip(w, (0, 1)), precision, (1, 1), padding, **options)
+
+
+def _native_correlate(
+    x: Array, y: Array, *, stride: int, kernel: int, precision: Any = None
+) -> Array:
+    padding = _padding(x.shape[1:3], kernel, stride)
+    options = {"rhs_dilation": (stride, stride), "dimension_numbers": ("CHWN", "IHWO", "HWNC")}
+    return _convolution(x, y, precision, (1, 1), padding, **options)
+
+
+def _convolution(a: Array, b: Array, precision: Any, *args: Any, **options: Any) -> Array:
+    a, b, also = operands(a, b, precision)
+    return jax.lax.conv_general_dilated(a, b, *args, **options, **also)
+
+
+def _padding(size: Size, kernel: int, stride: int) -> list[Size]:
+    """Zeros before and after each axis, for windows that give `strided_size`."""
     before = (kernel - stride) // 2
-    padding = [
+    return [
         (before, (small - 1) * stride + kernel - n - before)
-        for n, small in zip(x.shape[1:3], strided_size(x.shape[1:3], stride), strict=True)
+        for n, small in zip(size, strided_size(size, stride), strict=True)
     ]
-    return jax.lax.conv_general_dilated(
-        x, w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _native_transposed(y: Array, w: Array, *, stride: int, size: Size) -> Array:
-    x = jax.ShapeDtypeStruct((y.shape[0], *size, w.shape[2]), y.dtype)
-    (result,) = jax.linear_transpose(lambda x: _native(x, w, stride=stride), x)(y)
-    return result
-
-
-def _native_correlate(x: Array, y: Array, *, stride: int, kernel: int) -> Array:
-    w = jax.ShapeDtypeStruct((kernel, kernel, x.shape[-1], y.shape[-1]), x.dtype)
-    (result,) = jax.linear_transpose(lambda w: _native(x, w, stride=stride), w)(y)
-    return result
 
 
 # By matrix products, one for each of the q x q neighbours.
@@ -133,18 +157,20 @@ def _window(blocks: Array, at: Size, size: Size) -> Array:
     return blocks[:, i : i + height, j : j + width].reshape(-1, blocks.shape[-1])
 
 
-def _matmul(x: Array, w: Array, *, stride: int) -> Array:
+def _matmul(x: Array, w: Array, *, stride: int, precision: Any = None) -> Array:
     kernel, size = w.shape[0], strided_size(x.shape[1:3], stride)
     blocks = _blocks(x, kernel, stride)
     each = zip(_neighbours(kernel, stride), _taps(w, stride), strict=True)
-    y = sum(jnp.matmul(_window(blocks, at, size), tap) for at, tap in each)
+    y = sum(rows(_window(blocks, at, size), tap, precision) for at, tap in each)
     return jnp.asarray(y).reshape(x.shape[0], *size, w.shape[-1])
 
 
-def _matmul_transposed(y: Array, w: Array, *, stride: int, size: Size) -> Array:
+def _matmul_transposed(
+    y: Array, w: Array, *, stride: int, size: Size, precision: Any = None
+) -> Array:
     kernel, more = w.shape[0], w.shape[0] // stride - 1
     taps = _taps(w, stride)
-    flat = jnp.matmul(y.reshape(-1, y.shape[-1]), taps.reshape(-1, taps.shape[-1]).T)
+    flat = rows(y.reshape(-1, y.shape[-1]), taps.reshape(-1, taps.shape[-1]).T, precision)
     parts = flat.reshape(*y.shape[:3], *taps.shape[:2])
     blocks = sum(
         jnp.pad(parts[..., n, :], ((0, 0), (i, more - i), (j, more - j), (0, 0)))
@@ -153,10 +179,13 @@ def _matmul_transposed(y: Array, w: Array, *, stride: int, size: Size) -> Array:
     return _pixels(jnp.asarray(blocks), size, kernel, stride)
 
 
-def _matmul_correlate(x: Array, y: Array, *, stride: int, kernel: int) -> Array:
+def _matmul_correlate(
+    x: Array, y: Array, *, stride: int, kernel: int, precision: Any = None
+) -> Array:
     size, blocks = y.shape[1:3], _blocks(x, kernel, stride)
     flat = y.reshape(-1, y.shape[-1])
-    taps = [jnp.matmul(_window(blocks, at, size).T, flat) for at in _neighbours(kernel, stride)]
+    windows = (_window(blocks, at, size) for at in _neighbours(kernel, stride))
+    taps = [rows(window.T, flat, precision) for window in windows]
     return _untap(jnp.stack(taps), kernel, stride)
 
 
@@ -191,7 +220,7 @@ def _define(primitive: Primitive, native: Callable, cpu: Callable, matmul: Calla
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
     batching.primitive_batchers[primitive] = partial(_fold, primitive, matmul)
 
-    @partial(jax.jit, static_argnames=("stride", "size", "kernel"))
+    @partial(jax.jit, static_argnames=("stride", "size", "kernel", "precision"))
     def compiled(a: Array, b: Array, **options: Any) -> Array:
         return primitive.bind(a, b, **options)
 
@@ -205,16 +234,16 @@ batching.primitive_batchers[correlate_p] = _batch_correlate
 
 ad.defbilinear(
     convolve_p,
-    lambda g, x, w, *, stride: transposed(g, w, stride=stride, size=x.aval.shape[1:3]),
-    lambda g, x, w, *, stride: correlate(x, g, stride=stride, kernel=w.aval.shape[0]),
+    lambda g, x, w, **options: transposed(g, w, size=x.aval.shape[1:3], **options),
+    lambda g, x, w, **options: correlate(x, g, kernel=w.aval.shape[0], **options),
 )
 ad.defbilinear(
     transposed_p,
-    lambda g, y, w, *, stride, size: convolve(g, w, stride=stride),
-    lambda g, y, w, *, stride, size: correlate(g, y, stride=stride, kernel=w.aval.shape[0]),
+    lambda g, y, w, *, size, **options: convolve(g, w, **options),
+    lambda g, y, w, *, size, **options: correlate(g, y, kernel=w.aval.shape[0], **options),
 )
 ad.defbilinear(
     correlate_p,
-    lambda g, x, y, *, stride, kernel: transposed(y, g, stride=stride, size=x.aval.shape[1:3]),
-    lambda g, x, y, *, stride, kernel: convolve(x, g, stride=stride),
+    lambda g, x, y, *, kernel, **options: transposed(y, g, size=x.aval.shape[1:3], **options),
+    lambda g, x, y, *, kernel, **options: convolve(x, g, **options),
 )
