@@ -8,6 +8,9 @@ from hypothesis import settings
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Most of the suite's time is compiling. What is asked of compiled programs themselves (memory, flop, bits
+# after a kill, several devices) is asked in processes of their own, which optimise as users' do.
+jax.config.update("jax_disable_most_optimizations", True)
 
 os.environ.setdefault(
     "JAXVAE_COMPILATION_CACHE", "off"
