@@ -32,6 +32,7 @@ def batched(one):
 
 
 WEIGHTS = jax.random.normal(jax.random.key(3), (5, 4, 2))
+SHARED = jax.random.normal(jax.random.key(4), (4, 6, 2))
 
 TRANSFORMED = {
     "one example": lambda one: one(X[0, 0], W),
@@ -39,6 +40,12 @@ TRANSFORMED = {
     "gradient": lambda one: jax.jit(jax.grad(batched(one)))(W),
     "hessian": lambda one: jax.hessian(batched(one))(W),
     "many models": lambda one: jax.vmap(jax.grad(batched(one)))(WS),
+    "derivative of many models": lambda one: jax.grad(
+        lambda ws: jnp.sum(jax.vmap(batched(one))(ws))
+    )(WS),
+    "many models of one example": lambda one: jax.grad(
+        lambda x: jnp.sum(jax.vmap(lambda x: jax.vmap(one, (None, 0))(x, WS))(x) ** 3 * SHARED)
+    )(X[0]),
     "gradient of each example": lambda one: jax.vmap(
         jax.grad(lambda w, x: jnp.sum(one(x, w) ** 3 * WEIGHTS[0, 0])), (None, 0)
     )(W, X[0]),

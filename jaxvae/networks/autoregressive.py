@@ -114,7 +114,7 @@ class MaskedMLP(nnx.Module):
 def _masked(layer: nnx.Linear, mask: np.ndarray, h: Array) -> Array:
     assert layer.bias is not None
     weights = jnp.where(mask, layer.kernel[...], 0)
-    return rows(h[None], weights, layer.precision)[0] + layer.bias[...]
+    return rows(h[None], weights, precision=layer.precision)[0] + layer.bias[...]
 
 
 class GRU(nnx.Module):
