@@ -5,9 +5,11 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxvae.data.on_disk import NpyFile
 from jaxvae.data.raw import SPLITS, Raw, one_line
 from jaxvae.types import InputError
 
@@ -38,10 +40,40 @@ _OF_COUNTS = {"counts": "x", "batch": "label", **_OTHERS}
 def read_arrays(path: Path) -> Raw:
     """One array [N, *event] in an .npy; of an .npz its `counts`, or its arrays by `splits_of`.
 
+    A folder of .npy files is read as an .npz of arrays of their names.
+
     Raises:
         InputError: the file is broken, holds pickled objects, or names its arrays otherwise.
     """
-    found = read_file(path)
+    if path.is_dir():
+        return _raw({file.stem: read_file(file)["x"] for file in npy_files(path)}, path)
+    return _raw(read_file(path), path)
+
+
+def open_arrays(path: Path) -> Raw:
+    """The arrays of an .npy file, or of a folder of them, as `NpyFile`s: nothing of them is read yet.
+
+    Raises:
+        InputError: as `read_arrays`; it is an .npz, whose arrays cannot be read row by row.
+    """
+    if path.is_dir() and (files := npy_files(path)):
+        return _raw({file.stem: NpyFile(file) for file in files}, path)
+    if path.suffix != ".npy":
+        raise InputError(
+            f"stream: expected an .npy file, a folder of them or a TFDS name, got {path}; save each array "
+            "of it as NAME.npy in one folder, named as in an .npz"
+        )
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    return _raw({"x": NpyFile(path)}, path)
+
+
+def npy_files(folder: Path) -> list[Path]:
+    """The .npy files of a folder."""
+    return sorted(folder.glob("*.npy"))
+
+
+def _raw(found: Mapping[str, Any], path: Path) -> Raw:
     if "counts" in found:
         return _counts(found, path)
     splits = splits_of(found, str(path))

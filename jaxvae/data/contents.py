@@ -2,16 +2,73 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from jaxvae.data.fields import missing_note, observed_values, other_fields
+from jaxvae.data.fields import DTYPES, missing_note, require_fields
 from jaxvae.data.raw import Raw, blame
+from jaxvae.data.scan import Seen, extremes, look, shown
 from jaxvae.types import InputError
 
 Splits = Mapping[str, Mapping[str, np.ndarray]]
 
 _LARGEST_COUNT = 2**24  # above it float32, in which models compute, skips integers
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the values are, and how their rows are kept.
+
+    Args:
+        support: the name of the support.
+        scale: the stored value that means 1.
+        dtype: that x is kept in.
+        high: the value that means 1 in bits as the source stores them, 1 or full scale.
+        bounds: the smallest and the largest value kept.
+    """
+
+    support: str
+    scale: float
+    dtype: np.dtype
+    high: float
+    bounds: tuple[float, float]
+
+    def keep(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rows as they are kept, of rows as the source stores them."""
+        x = shown(arrays["x"], arrays.get("mask"))
+        x = (
+            (x > 0).astype(np.uint8)
+            if self.support == "boolean"
+            else x.astype(self.dtype, copy=False)
+        )
+        others = {
+            name: arrays[name].astype(d, copy=False) for name, d in DTYPES.items() if name in arrays
+        }
+        return {"x": x, **others}
+
+    def holds(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether rows as the source stores them are what this says."""
+        x = shown(arrays["x"], arrays.get("mask"))
+        if self.support == "boolean":
+            return bool(((x == 0) | (x == self.high)).all())
+        if self.dtype.kind != "f":
+            return True
+        low, high = x.min(), x.max()
+        unit = self.support == "unit_interval"
+        return (
+            bool(low >= 0 and high <= 1) if unit else bool(np.isfinite(low) and np.isfinite(high))
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the arrays of a source are: one form for all splits."""
+
+    event_shape: tuple[int, ...]
+    form: Form
+    num_classes: int | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,7 +85,25 @@ class Contents:
 
 
 def judge(raw: Raw) -> Contents:
-    """Check raw arrays and decide, over all splits at once, what their values are.
+    """Check raw arrays, see `look_at`, and keep them in compact form.
+
+    Raises:
+        InputError: an array is empty, of the wrong shape or dtype, or holds values of no support.
+    """
+    judged = look_at(raw)
+    return Contents(
+        {split: judged.form.keep(arrays) for split, arrays in raw.splits.items()},
+        judged.event_shape,
+        judged.form.support,
+        judged.form.scale,
+        judged.num_classes,
+        raw.num_categories,
+        judged.notes,
+    )
+
+
+def look_at(raw: Raw) -> Judged:
+    """Check arrays in blocks of rows and decide, over all splits at once, what their values are.
 
     What the source says, if it does. Otherwise bits where every value is 0 or 1 (or, as 8-bit
     images keep them, 0 or 255); grey levels where the dtype is uint8; counts where it is another
@@ -39,17 +114,8 @@ def judge(raw: Raw) -> Contents:
         InputError: an array is empty, of the wrong shape or dtype, or holds values of no support.
     """
     event_shape = _event_shape(raw)
-    fields = other_fields(raw)
-    support, scale, xs = _compact(raw, observed_values(raw, fields))
-    return Contents(
-        {split: {"x": x, **fields[split]} for split, x in xs.items()},
-        event_shape,
-        support,
-        scale,
-        _num_classes(raw, {split: one["label"] for split, one in fields.items() if "label" in one}),
-        raw.num_categories,
-        (*raw.notes, *missing_note(fields)),
-    )
+    require_fields(raw)
+    return Judged(event_shape, _form(raw), _num_classes(raw), (*raw.notes, *missing_note(raw)))
 
 
 def _event_shape(raw: Raw) -> tuple[int, ...]:
@@ -71,31 +137,37 @@ def _event_shape(raw: Raw) -> tuple[int, ...]:
     return next(iter(shapes.values()))[1:]
 
 
-def _num_classes(raw: Raw, labels: Mapping[str, np.ndarray]) -> int | None:
+def _num_classes(raw: Raw) -> int | None:
+    labels = [arrays["label"] for arrays in raw.splits.values() if "label" in arrays]
     if not labels:
         return None
-    return raw.num_classes or 1 + max(int(label.max()) for label in labels.values())
+    return raw.num_classes or 1 + max(int(extremes(label)[1]) for label in labels)
 
 
-def _compact(raw: Raw, xs: dict[str, np.ndarray]) -> tuple[str, float, dict[str, np.ndarray]]:
-    """The support's name, the scale, and every `x` in its compact dtype."""
-    families = {split: _family(raw, split) for split in xs}
+def _form(raw: Raw) -> Form:
+    """What the values of all splits are, and the compact dtype of every `x`."""
+    families = {split: _family(raw, split) for split in raw.splits}
+    dtype = np.dtype(next(iter(raw.splits.values()))["x"].dtype)
     if raw.kind == "category":
-        return "category", 1.0, dict(xs)
-    if raw.kind == "count":
-        return _compact_counts(raw, xs)
-    if all(_only(x, 0, 1) for x in xs.values()):
-        return "boolean", 1.0, {split: x.astype(np.uint8) for split, x in xs.items()}
-    if len(set(families.values())) > 1:
-        found = ", ".join(f"{split} {x.dtype}" for split, x in xs.items())
-        raise InputError(f"{raw.where}: expected one kind of number in all splits, got {found}")
-    match next(iter(families.values())):
+        return Form("category", 1.0, dtype, 1.0, (0, (raw.num_categories or 1) - 1))
+    full = raw.full_scale or 255.0
+    seen = {s: look(arrays["x"], arrays.get("mask"), full) for s, arrays in raw.splits.items()}
+    if raw.kind != "count":
+        if all(one.only_bits for one in seen.values()):
+            return Form("boolean", 1.0, np.dtype(np.uint8), 1.0, (0, 1))
+        if len(set(families.values())) > 1:
+            found = ", ".join(f"{split} {a['x'].dtype}" for split, a in raw.splits.items())
+            raise InputError(f"{raw.where}: expected one kind of number in all splits, got {found}")
+    bounds = min(one.low for one in seen.values()), max(one.high for one in seen.values())
+    match families[next(iter(families))] if raw.kind is None else raw.kind:
         case "grey":
-            return _compact_grey(raw, xs)
+            if all(one.only_ends for one in seen.values()):
+                return Form("boolean", 1.0, np.dtype(np.uint8), full, (0, 1))
+            return Form("unit_interval", full, dtype, full, bounds)
         case "count":
-            return _compact_counts(raw, xs)
+            return _counts(raw, seen, bounds)
         case _:
-            return _compact_reals(raw, xs)
+            return _reals(raw, seen, bounds)
 
 
 def _family(raw: Raw, split: str) -> str:
@@ -114,48 +186,32 @@ def _family(raw: Raw, split: str) -> str:
     )
 
 
-def _compact_grey(raw: Raw, xs: Mapping[str, np.ndarray]):
-    scale = raw.full_scale or 255.0
-    if all(_only(x, 0, int(scale)) for x in xs.values()):
-        return "boolean", 1.0, {split: (x > 0).astype(np.uint8) for split, x in xs.items()}
-    return "unit_interval", scale, dict(xs)
-
-
-def _compact_counts(raw: Raw, xs: Mapping[str, np.ndarray]):
-    for split, x in xs.items():
-        if x.min() < 0:
+def _counts(raw: Raw, seen: Mapping[str, Seen], bounds: tuple[Any, Any]) -> Form:
+    for split, one in seen.items():
+        if one.low < 0:
             raise InputError(
                 f"{blame(raw, split)}: expected counts from 0 up in an integer array, "
-                f"got {x.min()}; convert to float32 if these are real values"
+                f"got {one.low}; convert to float32 if these are real values"
             )
-        if x.max() > _LARGEST_COUNT:
+        if one.high > _LARGEST_COUNT:
             raise InputError(
                 f"{blame(raw, split)}: expected counts up to {_LARGEST_COUNT:,}, which float32 "
-                f"holds exactly, got {x.max():,}; convert to float32 if these are real values"
+                f"holds exactly, got {one.high:,}; convert to float32 if these are real values"
             )
-    small = all(x.max() <= np.iinfo(np.uint16).max for x in xs.values())
-    dtype = np.uint16 if small else np.int32
-    return "nonnegative_integer", 1.0, {split: x.astype(dtype) for split, x in xs.items()}
+    small = bounds[1] <= np.iinfo(np.uint16).max
+    dtype = np.dtype(np.uint16 if small else np.int32)
+    return Form("nonnegative_integer", 1.0, dtype, 1.0, bounds)
 
 
-def _compact_reals(raw: Raw, xs: Mapping[str, np.ndarray]):
-    for split, x in xs.items():
-        _require_finite(raw, split, x)
-    unit = all(x.min() >= 0 and x.max() <= 1 for x in xs.values())
+def _reals(raw: Raw, seen: Mapping[str, Seen], bounds: tuple[Any, Any]) -> Form:
+    for split, one in seen.items():
+        if one.first is not None:
+            at, value = one.first
+            raise InputError(
+                f"{blame(raw, split)}: expected finite float32 values, got {one.not_finite:,} that "
+                f"are not, the first ({value}) at index {at}; drop or impute them, "
+                "or add an array 'mask' to the .npz, 1 where a value was observed"
+            )
+    unit = bounds[0] >= 0 and bounds[1] <= 1
     support = "unit_interval" if unit else "real"
-    return support, 1.0, {split: x.astype(np.float32) for split, x in xs.items()}
-
-
-def _require_finite(raw: Raw, split: str, x: np.ndarray) -> None:
-    finite = np.abs(x) <= np.finfo(np.float32).max
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise InputError(
-            f"{blame(raw, split)}: expected finite float32 values, got {(~finite).sum():,} that "
-            f"are not, the first ({x[first]}) at index {first}; drop or impute them, "
-            "or add an array 'mask' to the .npz, 1 where a value was observed"
-        )
-
-
-def _only(x: np.ndarray, low: int, high: int) -> bool:
-    return bool(((x == low) | (x == high)).all())
+    return Form(support, 1.0, np.dtype(np.float32), 1.0, bounds)

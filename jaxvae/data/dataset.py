@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
+from jaxvae.data.on_disk import OnDisk
+from jaxvae.data.scan import evenly
 from jaxvae.types import InputError, PRNGKey, require_key
 
 BINARIZE: Mapping[str, str] = {
@@ -48,7 +50,7 @@ class Dataset:
     Args:
         name: short name.
         source: one line for humans: where the data came from and how they were split.
-        splits: some of train, valid and test; each maps to `x` [N, *event] and, where there are
+        splits: some of train, valid and test; each, but a train that stays `OnDisk`, maps to `x` [N, *event] and, where there are
             any, `label` [N] int32, `mask` [N, *event] uint8, 1 where a value was observed (the
             others are stored as 0), `weight` [N] float32, how much an example counts, and `factors`
             [N, F] int32, what the example was made of, which no model is shown.
@@ -162,13 +164,24 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the stored arrays, their names, shapes and dtypes."""
+        """SHA-256 of the stored arrays, their names, shapes and dtypes; see `OnDisk` for those on disk."""
         digest = hashlib.sha256()
         for split, arrays in sorted(self.splits.items()):
+            if isinstance(arrays, OnDisk):
+                digest.update(f"{split} {arrays.fingerprint};".encode())
+                continue
             for field, array in sorted(arrays.items()):
                 digest.update(f"{split} {field} {array.dtype.str} {array.shape};".encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def sampled(self, most: int) -> "Dataset":
+        """The same where train is in memory; else with at most so many evenly spaced rows of it, read."""
+        train = self.splits["train"]
+        if not isinstance(train, OnDisk):
+            return self
+        splits = {**self.splits, "train": train.read(evenly(train.size, most))}
+        return dataclasses.replace(self, splits=splits)
 
     def record(self) -> dict[str, Any]:
         """What a run writes down of its data, ready for JSON; changed data change `sha256`."""
@@ -196,7 +209,12 @@ class Dataset:
 
 
 def observed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them."""
+    """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them.
+
+    Of a split on disk `x` itself, whose smallest and largest values are known.
+    """
+    if isinstance(arrays, OnDisk):
+        return cast(np.ndarray, arrays["x"])
     return arrays["x"][arrays["mask"] == 1] if "mask" in arrays else arrays["x"]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxvae.data.dataset import BINARIZE, Dataset, observed
+from jaxvae.data.on_disk import OnDisk
 
 
 def describe(dataset: Dataset) -> str:
@@ -38,10 +39,11 @@ def describe(dataset: Dataset) -> str:
 def _of_rows(dataset: Dataset) -> dict[str, str]:
     """What masks and weights amount to, split by split, and how many values each factor has."""
     facts = {}
-    if factors := [arrays["factors"] for arrays in dataset.splits.values() if "factors" in arrays]:
+    in_memory = {s: a for s, a in dataset.splits.items() if not isinstance(a, OnDisk)}
+    if factors := [arrays["factors"] for arrays in in_memory.values() if "factors" in arrays]:
         values = [str(len(np.unique(column))) for column in np.concatenate(factors).T]
         facts["factors"] = [f"{len(values)}, of {', '.join(values)} values"]
-    for split, arrays in dataset.splits.items():
+    for split, arrays in in_memory.items():
         if "mask" in arrays:
             missing = 1 - arrays["mask"].mean(dtype=np.float64)
             facts.setdefault("missing", []).append(f"{split} {missing:.3%}")
@@ -54,6 +56,9 @@ def _of_rows(dataset: Dataset) -> dict[str, str]:
 def _row(dataset: Dataset, split: str) -> str:
     arrays = dataset.splits[split]
     x = observed(arrays)
+    if isinstance(arrays, OnDisk):
+        low, high = x.min() / dataset.scale, x.max() / dataset.scale
+        return f"{split:<6} {arrays.size:>9,} {'on disk':>10} {low:>10.4g} {high:>10.4g}  on disk"
     mean, low, high = (
         float(value) / dataset.scale for value in (x.mean(dtype=np.float64), x.min(), x.max())
     )

@@ -1,50 +1,44 @@
 """What examples bring besides x: labels, masks of what was observed, weights, factors."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxvae.data.raw import Raw, blame
+from jaxvae.data.scan import extremes, is_bits, zeros
 from jaxvae.types import InputError
 
+DTYPES = {"label": np.int32, "mask": np.uint8, "weight": np.float32, "factors": np.int32}
+"""What is kept of what examples bring besides x."""
 
-def other_fields(raw: Raw) -> dict[str, dict[str, np.ndarray]]:
-    """The checked `label` and `factors` (int32), `mask` (uint8) and `weight` (float32) of every split.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+def require_fields(raw: Raw) -> None:
+    """Check the `label`, `mask`, `weight` and `factors` of every split.
 
     Raises:
         InputError: one of them has another shape than its examples ask for, or unusable values.
     """
     checks = {"label": _label, "mask": _mask, "weight": _weight, "factors": _factors}
-    fields = {
-        split: {name: check(raw, split) for name, check in checks.items() if name in arrays}
-        for split, arrays in raw.splits.items()
-    }
-    counts = {split: one["factors"].shape[1] for split, one in fields.items() if "factors" in one}
+    for split, arrays in raw.splits.items():
+        for name, check in checks.items():
+            if name in arrays:
+                check(raw, split)
+    counts = {s: a["factors"].shape[1] for s, a in raw.splits.items() if "factors" in a}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{split} {count}" for split, count in counts.items())
         raise InputError(f"{raw.where} factors: expected as many in all splits, got {found}")
-    return fields
 
 
-def observed_values(
-    raw: Raw, fields: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Every `x` with zeros where its mask is 0, whatever was stored there, NaN included."""
-    xs = {}
-    for split, arrays in raw.splits.items():
-        x, mask = arrays["x"], fields[split].get("mask")
-        xs[split] = x if mask is None else np.where(mask == 1, x, np.zeros((), x.dtype))
-    return xs
-
-
-def missing_note(fields: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[str, ...]:
+def missing_note(raw: Raw) -> tuple[str, ...]:
     """How many values the masks leave out, in a phrase; nothing where there is no mask."""
-    masks = [one["mask"] for one in fields.values() if "mask" in one]
-    missing = sum(int((mask == 0).sum()) for mask in masks)
-    return (f"{missing:,} of {sum(m.size for m in masks):,} values missing",) if masks else ()
+    masks = [arrays["mask"] for arrays in raw.splits.values() if "mask" in arrays]
+    missing, values = sum(map(zeros, masks)), sum(int(np.prod(mask.shape)) for mask in masks)
+    return (f"{missing:,} of {values:,} values missing",) if masks else ()
 
 
-def _label(raw: Raw, split: str) -> np.ndarray:
+def _label(raw: Raw, split: str) -> None:
     label, count = raw.splits[split]["label"], len(raw.splits[split]["x"])
     whose = f"{blame(raw, split)} labels"
     if label.shape != (count,):
@@ -55,15 +49,15 @@ def _label(raw: Raw, split: str) -> np.ndarray:
         raise InputError(
             f"{whose}: expected integers, got {label.dtype}; convert them to class numbers 0, 1, .."
         )
-    if label.min() < 0 or label.max() > np.iinfo(np.int32).max:
+    low, high = extremes(label)
+    if low < 0 or high > np.iinfo(np.int32).max:
         raise InputError(
-            f"{whose}: expected class numbers from 0 up, got {label.min()} to {label.max()}; "
+            f"{whose}: expected class numbers from 0 up, got {low} to {high}; "
             "leave unlabelled examples in a split of their own"
         )
-    return label.astype(np.int32)
 
 
-def _mask(raw: Raw, split: str) -> np.ndarray:
+def _mask(raw: Raw, split: str) -> None:
     mask, x = raw.splits[split]["mask"], raw.splits[split]["x"]
     whose = f"{blame(raw, split)} mask"
     if mask.shape != x.shape:
@@ -71,19 +65,18 @@ def _mask(raw: Raw, split: str) -> np.ndarray:
             f"{whose}: expected one number for each value of x, shape {x.shape}, "
             f"got shape {mask.shape}"
         )
-    if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
+    if mask.dtype.kind not in "biuf" or not is_bits(mask):
         raise InputError(
             f"{whose}: expected 1 where a value was observed and 0 where not, got {_span(mask)}; "
             "compare with numpy, as in mask = ~numpy.isnan(x)"
         )
-    if not mask.any():
+    if not extremes(mask)[1]:
         raise InputError(
             f"{whose}: expected some observed values, got zeros only; 1 means observed"
         )
-    return mask.astype(np.uint8)
 
 
-def _weight(raw: Raw, split: str) -> np.ndarray:
+def _weight(raw: Raw, split: str) -> None:
     weight, count = raw.splits[split]["weight"], len(raw.splits[split]["x"])
     whose = f"{blame(raw, split)} weight"
     if weight.shape != (count,):
@@ -92,19 +85,18 @@ def _weight(raw: Raw, split: str) -> np.ndarray:
         )
     if weight.dtype.kind not in "iuf":
         raise InputError(f"{whose}: expected positive numbers, got {weight.dtype}")
-    narrow = weight.astype(np.float64)
-    if not ((narrow >= np.finfo(np.float32).tiny) & (narrow <= np.finfo(np.float32).max)).all():
+    low, high = map(float, extremes(weight))
+    if not (low >= _SMALLEST and high <= _LARGEST):
         raise InputError(
             f"{whose}: expected positive finite numbers, got {_span(weight)}; "
             "drop the examples that should not count"
         )
-    return weight.astype(np.float32)
 
 
-def _factors(raw: Raw, split: str) -> np.ndarray:
+def _factors(raw: Raw, split: str) -> None:
     factors, count = raw.splits[split]["factors"], len(raw.splits[split]["x"])
     whose = f"{blame(raw, split)} factors"
-    if factors.ndim != 2 or len(factors) != count or not factors.size:
+    if factors.ndim != 2 or len(factors) != count or 0 in factors.shape:
         raise InputError(
             f"{whose}: expected [N, F], one row for each of {count:,} examples and one column or "
             f"more, got shape {factors.shape}"
@@ -114,14 +106,13 @@ def _factors(raw: Raw, split: str) -> np.ndarray:
             f"{whose}: expected integers, got {factors.dtype}; number the values of each factor "
             "0, 1, .."
         )
-    if factors.min() < 0 or factors.max() > np.iinfo(np.int32).max:
-        raise InputError(
-            f"{whose}: expected numbers of values from 0 up, got {factors.min()} to {factors.max()}"
-        )
-    return factors.astype(np.int32)
+    low, high = extremes(factors)
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise InputError(f"{whose}: expected numbers of values from 0 up, got {low} to {high}")
 
 
-def _span(values: np.ndarray) -> str:
+def _span(values: Any) -> str:
     if values.dtype.kind not in "biuf":
         return str(values.dtype)
-    return f"{values.dtype} from {values.min()} to {values.max()}"
+    low, high = extremes(values)
+    return f"{values.dtype} from {low} to {high}"

@@ -10,16 +10,18 @@ from numpyro.distributions import constraints
 
 from jaxvae.data import binarize as bits
 from jaxvae.data.alignments import ALIGNMENTS, SEQUENCE_IDENTITY, read_alignment
-from jaxvae.data.arrays import read_arrays
+from jaxvae.data.arrays import npy_files, open_arrays, read_arrays
 from jaxvae.data.contents import Contents, judge
 from jaxvae.data.counts import without_empty
 from jaxvae.data.dataset import SUPPORTS, Dataset, categories
 from jaxvae.data.embedded import read_digits
 from jaxvae.data.idx import read_idx_folder
-from jaxvae.data.named import read_named
+from jaxvae.data.named import open_named, read_named
+from jaxvae.data.on_disk import OnDisk
 from jaxvae.data.raw import Raw
 from jaxvae.data.shapes import read_shapes
 from jaxvae.data.splits import divide
+from jaxvae.data.streaming import Source
 from jaxvae.types import InputError, PRNGKey
 
 _EMBEDDED: dict[str | Path, Callable[[], Raw]] = {"digits": read_digits, "shapes": read_shapes}
@@ -36,6 +38,7 @@ def load(
     sequence_identity: float | None = SEQUENCE_IDENTITY,
     drop_empty: bool = False,
     cache: bool = True,
+    stream: bool = False,
 ) -> Dataset:
     """Load a data set by name or path.
 
@@ -43,8 +46,9 @@ def load(
         name_or_path: "digits" (scikit-learn's, embedded), "shapes" (pictures with known factors,
             rendered), the path of an .npy file [N, *event], of an .npz file (`x` and maybe `y`,
             `mask`, `weight`, `factors`; or `x_train`, `x_test` and maybe `x_valid`, `y_train`,
-            `mask_train`, ..; or `counts` and maybe `batch`), of an alignment (.a2m, .afa, .fa,
-            .fasta), of a folder of MNIST's four IDX files, or else a TFDS name such as "mnist".
+            `mask_train`, ..; or `counts` and maybe `batch`), of a folder of .npy files of such names, of
+            an alignment (.a2m, .afa, .fa, .fasta), of a folder of MNIST's four IDX files, or else a
+            TFDS name such as "mnist".
         data_dir: where TFDS keeps its data; for a TFDS name only.
         binarize: "none"; "dynamic": bits redrawn at every use; "static": drawn once from `key`;
             "threshold": 1 above half of full scale.
@@ -60,7 +64,11 @@ def load(
             stay on one side of the split, as do chains of them; 1.0 or None: no weights, rows
             split at random.
         drop_empty: of counts [N, D], leave out the columns without any count, then such rows.
-        cache: keep decoded TFDS images in `$JAXVAE_CACHE` or the user's cache folder.
+        cache: keep decoded TFDS images in `$JAXVAE_CACHE` or the user's cache folder; not of a stream.
+        stream: leave the rows of train on disk, for `jaxvae.training.make_feed`: of an .npy file, a
+            folder of them, or a TFDS name. The other splits are read; where they are held out they get
+            a tenth, and at most 10,000 rows each. Arrays are checked in one pass, TFDS records by
+            1,000 evenly spaced ones and then whenever one is read.
 
     Returns:
         The splits, and what one value is. Integer arrays other than uint8 are counts; uint8 arrays
@@ -78,8 +86,15 @@ def load(
     """
     bits.require_options(binarize, key)
     valid_size = _whole(valid_size)
-    raw = _read(name_or_path, data_dir, sequence_identity, cache=cache)
-    contents = judge(raw)
+    if stream:
+        _require_streamed(binarize, drop_empty=drop_empty)
+        raw = _opened(name_or_path, data_dir, sequence_identity)
+        source = Source(raw)
+        contents = source.contents
+    else:
+        source = None
+        raw = _read(name_or_path, data_dir, sequence_identity, cache=cache)
+        contents = judge(raw)
     bits.require_grey(raw.where, contents.support, binarize)
     if dequantize:
         _require_levels(raw.where, contents, binarize)
@@ -91,7 +106,10 @@ def load(
         splits, scale = bits.draw_static(key, contents), 1.0  # type: ignore[arg-type]
     elif binarize == "threshold":
         splits, scale = bits.threshold(contents), 1.0
-    splits, said = divide(raw, splits, valid_size)
+    if source:
+        splits, said = source.divide(valid_size, threshold=binarize == "threshold")
+    else:
+        splits, said = divide(raw, splits, valid_size)
     return Dataset(
         name=raw.name,
         source="; ".join((raw.origin, *contents.notes, said)),
@@ -104,6 +122,14 @@ def load(
         num_categories=contents.num_categories,
         dequantize=dequantize,
     )
+
+
+def _require_streamed(binarize: str, *, drop_empty: bool) -> None:
+    wrong = "drop_empty=True" if drop_empty else "binarize='static'"
+    if drop_empty or binarize == "static":
+        raise InputError(
+            f"stream: {wrong} needs all training rows in memory; leave one of them out"
+        )
 
 
 def _support(contents: Contents, binarize: str, *, dequantize: bool) -> constraints.Constraint:
@@ -134,31 +160,59 @@ def _read(
     *,
     cache: bool,
 ) -> Raw:
+    path = _path(name_or_path, data_dir, sequence_identity)
+    if path is None:
+        return read_named(str(name_or_path), data_dir, cache=cache)
+    if _is_alignment(name_or_path, path):
+        return read_alignment(path, sequence_identity)
+    embedded = _EMBEDDED.get(name_or_path)
+    return embedded() if embedded else _read_path(path)
+
+
+def _opened(
+    name_or_path: str | Path, data_dir: str | Path | None, sequence_identity: float | None
+) -> Raw:
+    """The same, with its rows left on disk."""
+    path = _path(name_or_path, data_dir, sequence_identity)
+    if path is None:
+        return open_named(str(name_or_path), data_dir)
+    if name_or_path in _EMBEDDED:
+        raise InputError(
+            f"stream: has no effect for {name_or_path!r}, which is small; leave it out"
+        )
+    return open_arrays(path)
+
+
+def _path(
+    name_or_path: str | Path, data_dir: str | Path | None, sequence_identity: float | None
+) -> Path | None:
+    """The path that is meant; None where it is a name of TFDS."""
     if not isinstance(name_or_path, str | Path) or not str(name_or_path):
         raise InputError(f"name_or_path: expected a name or a path, got {name_or_path!r}")
     path = Path(name_or_path).expanduser()
-    embedded = _EMBEDDED.get(name_or_path)
-    aligned = not embedded and path.suffix in ALIGNMENTS and not path.is_dir()
-    if not aligned and sequence_identity != SEQUENCE_IDENTITY:
+    if sequence_identity != SEQUENCE_IDENTITY and not _is_alignment(name_or_path, path):
         raise InputError(
             f"sequence_identity: has no effect for {str(name_or_path)!r}, which is no alignment "
             f"({', '.join(ALIGNMENTS)}); leave it out"
         )
-    if not embedded and not path.exists() and path.suffix not in (".npy", ".npz", *ALIGNMENTS):
-        return read_named(str(name_or_path), data_dir, cache=cache)
+    is_file = name_or_path in _EMBEDDED or path.suffix in (".npy", ".npz", *ALIGNMENTS)
+    if not is_file and not path.exists():
+        return None
     if data_dir is not None:
         raise InputError(
             f"data_dir: has no effect for {str(name_or_path)!r}, which is not read by TFDS; "
             "leave it out"
         )
-    if aligned:
-        return read_alignment(path, sequence_identity)
-    return embedded() if embedded else _read_path(path)
+    return path
+
+
+def _is_alignment(name_or_path: str | Path, path: Path) -> bool:
+    return name_or_path not in _EMBEDDED and path.suffix in ALIGNMENTS and not path.is_dir()
 
 
 def _read_path(path: Path) -> Raw:
     if path.is_dir():
-        return read_idx_folder(path)
+        return read_arrays(path) if npy_files(path) else read_idx_folder(path)
     if path.suffix in (".npy", ".npz"):
         return read_arrays(path)
     raise InputError(
@@ -185,6 +239,9 @@ def _frozen(splits) -> MappingProxyType:
     """Arrays that cannot be written, so that the fingerprint stays true."""
     frozen = {}
     for split, arrays in splits.items():
+        if isinstance(arrays, OnDisk):
+            frozen[split] = arrays
+            continue
         views = {field: np.asarray(array).view() for field, array in arrays.items()}
         for view in views.values():
             view.flags.writeable = False

@@ -14,6 +14,7 @@ import numpy as np
 from jaxvae.data.arrays import splits_of
 from jaxvae.data.cache import cached, state_of
 from jaxvae.data.raw import Raw, one_line
+from jaxvae.data.records import Records, blaming, label_of
 from jaxvae.types import InputError
 
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
@@ -37,18 +38,36 @@ def read_named(name: str, data_dir: str | Path | None, *, cache: bool) -> Raw:
         InputError: TFDS does not know the name, the data are not prepared, or are no images.
     """
     with _quiet():
-        builder = _builder(name, data_dir)
-        _require_prepared(builder, name, data_dir)
-        _require_images(builder, name)
-        arrays = _arrays(builder, cache=cache)
-    label = _label(builder)
+        builder = _checked(name, data_dir)
+        return _raw(name, builder, splits_of(_arrays(builder, cache=cache), f"TFDS {name}"))
+
+
+def open_named(name: str, data_dir: str | Path | None) -> Raw:
+    """The same set with its splits as `Records`, which are read and decoded when they are asked for.
+
+    Raises:
+        InputError: as `read_named`.
+    """
+    with _quiet():
+        builder = _checked(name, data_dir)
+        return _raw(name, builder, {_SPLITS[s]: Records(builder, s) for s in _wanted(builder)})
+
+
+def _raw(name: str, builder: Any, splits: Any) -> Raw:
     return Raw(
         name=builder.info.full_name.rsplit("/", 1)[0],
         where=name,
         origin=f"TFDS {builder.info.full_name} in {builder.data_dir}",
-        splits=splits_of(arrays, f"TFDS {name}"),
-        num_classes=getattr(label, "num_classes", None),
+        splits={"all": splits["train"]} if set(splits) == {"train"} else splits,
+        num_classes=getattr(label_of(builder), "num_classes", None),
     )
+
+
+def _checked(name: str, data_dir: str | Path | None) -> Any:
+    builder = _builder(name, data_dir)
+    _require_prepared(builder, name, data_dir)
+    _require_images(builder, name)
+    return builder
 
 
 def _builder(name: str, data_dir: str | Path | None) -> Any:
@@ -115,7 +134,7 @@ def _arrays(builder: Any, *, cache: bool) -> Mapping[str, np.ndarray]:
     if not cache:
         return _decode(builder)
     files = [file for split in _wanted(builder) for file in builder.info.splits[split].filepaths]
-    with _blaming(builder):
+    with blaming(builder):
         state = state_of(Path(file) for file in files)
     label = re.sub(r"[^\w.]+", "-", builder.info.full_name)
     return cached(f"{label}-{state}", lambda: _decode(builder))
@@ -139,47 +158,14 @@ def _decode(builder: Any) -> dict[str, np.ndarray]:
 def _decode_split(builder: Any, split: str) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
-    with _blaming(builder):
-        source = builder.as_data_source(split=split)
-        count = len(source)
-    image = builder.info.features["image"]
-    arrays: dict[str, np.ndarray] = {"x": np.empty((count, *image.shape), image.np_dtype)}
-    if _label(builder) is not None:
-        arrays["y"] = np.empty(count, np.int32)
+    records, parts = Records(builder, split), []
     title = f"decoding {builder.info.name} {split}"
-    with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as progress:
-        for start in range(0, count, _CHUNK):
-            rows = range(start, min(start + _CHUNK, count))
-            with _blaming(builder):
-                records = source.__getitems__(rows)
-            for row, record in zip(rows, records, strict=True):
-                arrays["x"][row] = record["image"]
-                if "y" in arrays:
-                    arrays["y"][row] = record["label"]
-            progress.update(len(rows))
-    if image.shape[-1] == 1:
-        arrays["x"] = arrays["x"][..., 0]
-    return arrays
-
-
-def _label(builder: Any) -> Any | None:
-    """The feature `label` where it is one class number an image."""
-    feature = dict(builder.info.features.items()).get("label")
-    if feature is None or feature.shape != () or np.dtype(feature.np_dtype).kind not in "iu":
-        return None
-    return feature
-
-
-@contextlib.contextmanager
-def _blaming(builder: Any) -> Iterator[None]:
-    """Say which folder is damaged when its reader, of C++ with errors of its own, fails."""
-    try:
-        yield
-    except Exception as error:
-        raise InputError(
-            f"{builder.data_dir}: the files of TFDS {builder.info.name} cannot be read "
-            f"({one_line(error)}); remove the folder and prepare it again"
-        ) from error
+    with tqdm(total=len(records), desc=title, unit="image", disable=None, leave=False) as progress:
+        for start in range(0, len(records), _CHUNK):
+            parts.append(records.read(np.arange(start, min(start + _CHUNK, len(records)))))
+            progress.update(len(parts[-1]["x"]))
+    names = {"x": "x", "label": "y"}
+    return {names[name]: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @contextlib.contextmanager

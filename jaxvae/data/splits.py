@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxvae.data.on_disk import AllBut
 from jaxvae.data.raw import Raw
 from jaxvae.types import InputError
 
@@ -33,7 +34,9 @@ def divide(
         if raw.groups is not None:
             everything = {**everything, _GROUP: raw.groups}
             said += " of groups of similar rows"
-        held_out = _tenth(raw, "all", everything) if raw.held_out is None else raw.held_out
+        held_out = (
+            _tenth(raw, "all", len(everything["x"])) if raw.held_out is None else raw.held_out
+        )
         parts["train"], parts["test"] = _hold_out(raw, everything, held_out)
         default = held_out
     elif "valid" in parts:
@@ -41,7 +44,7 @@ def divide(
         return _ordered(parts), _sizes(parts, said)
     else:
         default = None
-    size = _valid_size(raw, parts["train"], valid_size, default)
+    size = _valid_size(raw, len(parts["train"]["x"]), valid_size, default)
     if size:
         parts["train"], parts["valid"] = _hold_out(raw, parts["train"], size)
         if said == "its own split":
@@ -89,19 +92,18 @@ def _rows(arrays: Arrays, rows: np.ndarray) -> Arrays:
     return {field: array[rows] for field, array in arrays.items()}
 
 
-def _valid_size(raw: Raw, train: Arrays, valid_size: int | None, default: int | None) -> int:
+def _valid_size(raw: Raw, train: int, valid_size: int | None, default: int | None) -> int:
     if valid_size is None:
         return _tenth(raw, "train", train) if default is None else default
-    if valid_size >= len(train["x"]):
+    if valid_size >= train:
         raise InputError(
-            f"valid_size: empty split, expected less than the {len(train['x']):,} training "
+            f"valid_size: empty split, expected less than the {train:,} training "
             f"examples of {raw.where}, got {valid_size:,}"
         )
     return valid_size
 
 
-def _tenth(raw: Raw, split: str, arrays: Arrays) -> int:
-    count = len(arrays["x"])
+def _tenth(raw: Raw, split: str, count: int) -> int:
     if count < 10:
         remedy = "pass valid_size" if split == "train" else "give x_train and x_test in an .npz"
         raise InputError(
@@ -128,5 +130,46 @@ def _ordered(parts: Mapping[str, Arrays]) -> dict[str, Arrays]:
 
 
 def _sizes(parts: Mapping[str, Arrays], said: str) -> str:
-    sizes = [f"{len(arrays['x']):,} {split}" for split, arrays in _ordered(parts).items()]
-    return f"{said}: {', '.join(sizes)}"
+    return stated({split: len(arrays["x"]) for split, arrays in _ordered(parts).items()}, said)
+
+
+def stated(sizes: Mapping[str, int], said: str) -> str:
+    """The sizes of the splits after a phrase that says how they came about."""
+    return f"{said}: {', '.join(f'{size:,} {split}' for split, size in sizes.items())}"
+
+
+def held_out(
+    raw: Raw, sizes: Mapping[str, int], valid_size: int | None, *, most: int
+) -> tuple[dict[str, np.ndarray], str]:
+    """What `divide` holds out of a source that is not read whole: sorted rows of its one array or of train.
+
+    Args:
+        raw: the source.
+        sizes: rows of each of its splits.
+        valid_size: as for `divide`.
+        most: rows that validation and test get where a tenth is more.
+
+    Returns:
+        The rows for valid and test that are held out, and the phrase of `divide`.
+
+    Raises:
+        InputError: as `divide`.
+    """
+    rows: dict[str, np.ndarray] = {}
+    said, default, left = "its own split", None, sizes.get("all", sizes.get("train", 0))
+    if "all" in sizes:
+        said = "split by a fixed permutation"
+        default = min(_tenth(raw, "all", left), most)
+        rows["test"] = np.sort(permutation(left)[:default])
+        left -= default
+    elif "valid" in sizes:
+        _require_own_size(raw, sizes["valid"], valid_size)
+        return {}, said
+    elif valid_size is None:
+        default = min(_tenth(raw, "train", left), most)
+    if size := _valid_size(raw, left, valid_size, default):
+        among = np.sort(permutation(left)[:size])
+        rows["valid"] = AllBut(sizes["all"], rows["test"])(among) if "test" in rows else among
+        if "all" not in sizes:
+            said += ", valid held out of train by a fixed permutation"
+    return rows, said

@@ -7,6 +7,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from jaxvae.data.dataset import DEQUANTIZE_LEVELS, Dataset, categories, observed, support_name
+from jaxvae.data.on_disk import OnDisk
 from jaxvae.types import InputError
 
 _FITS = {
@@ -178,12 +179,12 @@ def _first_remedy(dataset: Dataset, needed: Any, name: str) -> str:
 
 def _why_no_counts(dataset: Dataset) -> str:
     """What keeps stored reals from being counts."""
-    xs = [observed(arrays) for arrays in dataset.splits.values()]
-    if xs[0].dtype.kind != "f":
+    xs = [observed(a) for a in dataset.splits.values() if not isinstance(a, OnDisk)]
+    if not xs or xs[0].dtype.kind != "f":
         return ""
     fractional = next((x[x != np.round(x)][0] for x in xs if (x != np.round(x)).any()), None)
     if fractional is not None:
         return f"counts are whole numbers and {fractional:g} is not: give the raw counts"
-    if (low := min(x.min() for x in xs)) < 0:
+    if (low := _extremes(dataset)[0]) < 0:
         return f"counts are not negative and {low:g} is: give the raw counts"
     return "they are whole numbers saved as floats: convert them with astype('int32')"

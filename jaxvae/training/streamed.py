@@ -1,0 +1,315 @@
+"""A feed for training rows that stay on disk: the batches of `InMemory`, read ahead of the steps.
+
+The batch of step t follows from (key, t), as it does in memory, so the position in the data is
+`state.step`, and a resumed run reads on where it stopped. Rows are read in chunks, a few steps' batches
+each, by threads of grain, and put on the device while the chunk before is computed.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from jaxvae.batching import OBSERVATION_STREAM, example_keys, stream_key
+from jaxvae.placement import local, replicated
+from jaxvae.training.feeds import DataSet, Feed, InMemory, epoch_order, no_metrics, on
+from jaxvae.training.metrics import Metrics
+from jaxvae.training.step import Step, TrainState
+from jaxvae.types import InputError, PRNGKey, require_positive
+
+CHUNK_BYTES = 2**23
+CHUNK_STEPS = 64
+CHUNKS_AHEAD = 2
+THREADS = 2
+PIECE_ROWS = 1024  # read at a time, so that a closed feed is soon still
+
+Read: TypeAlias = Callable[[Int[np.ndarray, "n"]], Mapping[str, np.ndarray]]
+Chunk: TypeAlias = dict[str, Array]
+"""`index` [S, B], `x` [S, B, *event] as stored, and what else rows have: the batches of S steps."""
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """A split that stays on disk, as `jaxvae.data.load(..., stream=True)` has one."""
+
+    def read(self, rows: Int[np.ndarray, "n"], /) -> Mapping[str, np.ndarray]:
+        """The rows of these numbers; called from several threads."""
+        ...
+
+
+def make_feed(step: Step, dataset: DataSet, *, batch_size: int, mesh: Mesh | None = None) -> Feed:
+    """The feed of a data set: `Streamed` where its training rows stay on disk, else `InMemory`.
+
+    Args:
+        step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
+        dataset: from `jaxvae.data.load`.
+        batch_size: B, at most the number of training rows.
+        mesh: the devices to deal the rows of a batch out to, over its axis "data"; one device if None.
+
+    Raises:
+        InputError: a size is not usable.
+    """
+    options: dict[str, Any] = {} if mesh is None else {"mesh": mesh}
+    kind = Streamed if isinstance(dataset.splits["train"], OnDisk) else InMemory
+    return kind(step, dataset, batch_size=batch_size, **options)
+
+
+class Streamed:
+    """The batches of `InMemory`, to the bit, from rows that stay on disk.
+
+    A chunk holds the batches of S consecutive steps: as many as `chunk_bytes` has room for, at least one
+    and at most 64. Beside the chunk in use, two are read ahead. So memory is that of 3 chunks on the
+    device, of those that 2 threads work on, and 4 bytes a row for the order of an epoch (of two epochs
+    where one ends).
+
+    Close it, or use it in `with`, to stop its threads at once; they stop as well when it is collected.
+
+    Args:
+        step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
+        dataset: its train split is `OnDisk`.
+        batch_size: B, at most the number of training rows.
+        mesh: deal the rows of every batch out over the axis "data" of these devices, of one process or
+            several. Each process reads the rows of its own devices, and the batches are the same on any
+            number of them.
+        chunk_bytes: of the stored rows in a chunk.
+
+    Raises:
+        InputError: a size is not usable; when run, if rows cannot be read.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        dataset: DataSet,
+        *,
+        batch_size: int,
+        mesh: Mesh | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ):
+        require_positive(batch_size=batch_size, chunk_bytes=chunk_bytes)
+        train = dataset.splits["train"]
+        if batch_size > (size := len(train["x"])):
+            raise InputError(
+                f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
+            )
+        self._read, self._size, self._batch_size = cast(OnDisk, train).read, size, batch_size
+        row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in train.values())
+        self._steps = max(1, min(CHUNK_STEPS, chunk_bytes // (batch_size * row_bytes)))
+        self._mesh = None if mesh is None else _automatic(mesh)
+        self._no_metrics = partial(no_metrics, step, dataset=dataset, batch_size=batch_size)
+        self._run = make_run(
+            step, dataset.observe, batch_size=batch_size, chunk_steps=self._steps, mesh=self._mesh
+        )
+        self._on_device = jax.device_put if mesh is None else partial(on, self._mesh)
+        self._next = -1  # the step that continues what was run last
+        self._chunk: tuple[int, Chunk] | None = None
+        self._chunks: Iterator[Chunk] | None = None
+        self._stop: Callable[[], Any] = lambda: None
+
+    def no_metrics(self, state: TrainState) -> Metrics:
+        """Metrics of no examples; nothing is computed."""
+        return self._no_metrics(state)
+
+    def longest(self, step: int) -> int:
+        """As many steps as the chunk has left."""
+        return self._steps - step % self._steps
+
+    def run(
+        self, state: TrainState, metrics: Metrics, step: int, count: int
+    ) -> tuple[TrainState, Metrics]:
+        """`count` steps of one chunk; waits for its rows where they are not there yet."""
+        try:
+            chunk = self._chunk_of(state, step)
+        except BaseException:
+            self.close()
+            raise
+        self._next = step + count
+        return self._run(state, metrics, chunk, self._on_device(count))
+
+    def close(self) -> None:
+        """Stop reading and let go of what was read; a later `run` begins anew."""
+        self._stop()
+        self._chunks = self._chunk = None
+
+    def __enter__(self) -> "Streamed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _chunk_of(self, state: TrainState, step: int) -> Chunk:
+        number = step // self._steps
+        if step != self._next:
+            self.close()
+        chunks = self._chunks or self._opened(state.key, number)
+        if self._chunk is None or self._chunk[0] != number:
+            self._chunk = None  # before the next one is waited for, which may need its memory
+            self._chunk = number, next(chunks)
+        return self._chunk[1]
+
+    def _opened(self, key: PRNGKey, number: int) -> Iterator[Chunk]:
+        """Chunks from this one on, read ahead."""
+        import grain
+
+        batches = Batches(key, self._size, self._batch_size)
+        chunks = Chunks(self._read, batches, self._steps, self._mesh)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=CHUNKS_AHEAD)
+        iterator = iter(grain.MapDataset.source(chunks).to_iter_dataset(options))
+        iterator.set_state({"next_index": number})
+        self._stop = weakref.finalize(self, _stop, chunks, iterator)
+        self._chunks = iterator
+        return iterator
+
+
+def _stop(chunks: "Chunks", iterator: Any) -> None:
+    chunks.closed.set()
+    iterator.close()
+
+
+class Batches:
+    """Which rows are the batch of a step: those of `InMemory`; used by several threads.
+
+    Args:
+        key: of the run.
+        size: N, the number of training rows.
+        batch_size: B.
+    """
+
+    def __init__(self, key: PRNGKey, size: int, batch_size: int):
+        # A copy of its own: the state's key is donated to the next dispatch, and may lie on more devices.
+        data = np.asarray(jax.random.key_data(local(key)))
+        self._key = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(key))
+        self._size, self.batch_size = size, batch_size
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, step: int) -> Int[np.ndarray, "B"]:
+        """The rows of the batch of this step, in order."""
+        epoch, position = divmod(step, self._size // self.batch_size)
+        start = position * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size]
+
+    def _order(self, epoch: int) -> Int[np.ndarray, "N"]:
+        with self._lock:
+            if epoch not in self._orders:
+                kept = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
+                self._orders = kept | {epoch: np.asarray(_permuted(self._key, epoch, self._size))}
+            return self._orders[epoch]
+
+
+_permuted = jax.jit(epoch_order, static_argnums=2)
+
+
+class Chunks:
+    """The batches of the steps from c S on, on the device: element c of a source that grain reads ahead.
+
+    Args:
+        read: rows by their numbers.
+        batches: which rows a step has.
+        steps: S, steps in a chunk.
+        mesh: deal the rows out over its axis "data"; the process reads the rows of its own devices.
+    """
+
+    def __init__(self, read: Read, batches: Batches, steps: int, mesh: Mesh | None):
+        self._read, self._batches, self._steps = read, batches, steps
+        self._mesh = mesh
+        self.closed = threading.Event()
+
+    def __len__(self) -> int:
+        return (2**31 - 1) // self._steps  # steps are int32
+
+    def __getitem__(self, index: Any) -> Chunk:
+        start = int(index) * self._steps
+        rows = np.stack([self._batches(step) for step in range(start, start + self._steps)])
+        if self._mesh is None:
+            return jax.device_put(self._rows(rows))
+        return self._dealt(rows, self._mesh)
+
+    def _rows(self, index: Int[np.ndarray, "S b"]) -> dict[str, np.ndarray]:
+        """What the rows [S, b] hold, and their numbers as `index`."""
+        flat, parts = index.ravel(), []
+        for start in range(0, len(flat), PIECE_ROWS):
+            if self.closed.is_set():
+                raise InputError("stream: the feed was closed while it was reading")
+            parts.append(self._read(flat[start : start + PIECE_ROWS]))
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        rows = {name: a.reshape(*index.shape, *a.shape[1:]) for name, a in joined.items()}
+        return {name: a for name, a in rows.items() if name != "factors"} | {"index": index}
+
+    def _dealt(self, index: Int[np.ndarray, "S B"], mesh: Mesh) -> Chunk:
+        """A chunk whose batches are dealt out; what does not divide is filled up, and cut off in the step."""
+        spec = NamedSharding(mesh, PartitionSpec(None, "data"))
+        index = np.pad(index, ((0, 0), (0, -index.shape[1] % mesh.shape["data"])), mode="edge")
+        places = spec.addressable_devices_indices_map(index.shape)
+        parts = {span: self._rows(index[:, slice(*span)]) for span in spans(places.values())}
+
+        def of(name: str) -> Array:
+            some = next(iter(parts.values()))[name]
+            shape = (*index.shape, *some.shape[2:])
+            return jax.make_array_from_callback(
+                shape, spec, lambda place: parts[spans([place])[0]][name], dtype=some.dtype
+            )
+
+        return {name: of(name) for name in next(iter(parts.values()))}
+
+
+def spans(places: Iterable[Any]) -> list[tuple[int | None, int | None]]:
+    """Which ranges of a batch's rows lie at these places of an array [S, B, ..], each once.
+
+    The places of the devices of all processes together have every row, those of two processes have
+    none in common unless the mesh has another axis beside "data".
+    """
+    return sorted({(place[1].start, place[1].stop) for place in places})
+
+
+def make_run(
+    step: Step,
+    observe: Callable[[PRNGKey, Array], Array],
+    *,
+    batch_size: int,
+    chunk_steps: int,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState, Metrics, Chunk, Array], tuple[TrainState, Metrics]]:
+    """Compile `run(state, metrics, chunk, count)`: `count` steps in one dispatch, state and metrics donated.
+
+    They are the steps of the chunk from `state.step` on; one compilation serves every place and count.
+    """
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def run(
+        state: TrainState, metrics: Metrics, chunk: Chunk, count: Int[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        observation_key = stream_key(state.key, OBSERVATION_STREAM)
+
+        def one(_: Array, carry: Any) -> Any:
+            state, metrics = carry
+            at = state.step % chunk_steps
+            batch = {
+                name: jax.lax.dynamic_index_in_dim(a, at, keepdims=False)[:batch_size]
+                for name, a in chunk.items()
+            }
+            keys = example_keys(observation_key, state.step, batch["index"])
+            state, new = step(state, batch | {"x": jax.vmap(observe)(keys, batch["x"])})
+            return state, metrics.merge(new)
+
+        carry = jax.lax.fori_loop(0, count, one, (state, metrics))
+        return carry if mesh is None else jax.lax.with_sharding_constraint(carry, replicated(mesh))
+
+    return run
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """The mesh with axes that XLA deals with by itself, unlike those of `jax.make_mesh`."""
+    if "data" not in mesh.axis_names:
+        raise InputError(
+            f"mesh: expected one with an axis 'data', got the axes {mesh.axis_names}; name it in "
+            'jax.make_mesh((jax.device_count(),), ("data",))'
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
