@@ -15,19 +15,31 @@ from jaxvae.batching import map_examples
 from jaxvae.data import Dataset
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, traced
 from jaxvae.semi_supervised import Classifying, choose_labelled, redrawn, semi_supervised
-from jaxvae.training import learning_rate_schedule, linear_warmup, make_em_step, make_step
+from jaxvae.training import linear_warmup, make_em_step, make_step
 from jaxvae.training.step import Step
 from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 LABEL_WEIGHT = 100.0
 
 
+class Labelled(NamedTuple):
+    """The rows that keep their labels, of a model that learns from few."""
+
+    x: Array
+    """As the model sees them, drawn once."""
+    y: Array
+    stored: Array
+    draw_key: PRNGKey
+    """Draws their bits at every step, where those are drawn anew."""
+
+
 class Method(NamedTuple):
-    """The objective that validation uses, the optimiser, and the step."""
+    """The objective that validation uses, the optimiser, the step, and the labelled rows if there are any."""
 
     objective: Objective
     optimizer: optax.GradientTransformation
     step: Step
+    labelled: Labelled | None = None
 
 
 def with_estimator(config: Any, model: Model, dataset: Dataset) -> Any:
@@ -83,21 +95,24 @@ def make_method(config: Any, model: Model, dataset: Dataset, label_key: PRNGKey)
     """
     if config.fit == "em":
         return Method(_free_energy, optax.identity(), make_em_step(model))
-    objective, schedules = _objective(config)
-    if isinstance(model, Classifying):
-        objective, more = _with_labels(objective, config, dataset, label_key)
-        schedules = schedules | more
+    classifying = isinstance(model, Classifying)
+    labelled = choose_rows(config, dataset, label_key) if classifying else None
+    method = by_gradients(config, dataset, labelled)
     # What the objective would refuse when it is traced is refused before anything is written.
     key = jax.random.key(0)  # shapes alone are computed: no draw is made
-    traced(lambda m, x: objective(key, m, x), model, dataset)
-    rates = learning_rate_schedule(
-        config.learning_rate,
-        config.total_steps,
-        warmup_steps=config.learning_rate_warmup_steps,
-        decay=config.learning_rate_decay,
-    )
-    optimizer = optax.adam(rates)
-    return Method(objective, optimizer, make_step(objective, optimizer, schedules=schedules))
+    traced(lambda m, x: method.objective(key, m, x), model, dataset)
+    return method
+
+
+def by_gradients(config: Any, dataset: Dataset, labelled: Labelled | None) -> Method:
+    """The method of a run by gradients. Its `learning_rate`, `beta` and labelled rows may be traced."""
+    objective, schedules = _objective(config)
+    if labelled is not None:
+        objective, more = _with_labels(objective, config, dataset, labelled)
+        schedules = schedules | more
+    optimizer = optax.adam(config.learning_rates())
+    step = make_step(objective, optimizer, schedules=schedules)
+    return Method(objective, optimizer, step, labelled)
 
 
 def _free_energy(key: PRNGKey, model: Any, x: Array) -> Terms:
@@ -118,10 +133,12 @@ def _objective(config: Any) -> tuple[Any, dict[str, optax.Schedule]]:
     return partial(elbo, beta=config.beta), {"beta": warmup}
 
 
-def _with_labels(
-    elbo: Any, config: Any, dataset: Dataset, key: PRNGKey
-) -> tuple[Objective, dict[str, Any]]:
-    """The semi-supervised objective with the options of the ELBO, on the rows that keep their labels."""
+def choose_rows(config: Any, dataset: Dataset, key: PRNGKey) -> Labelled:
+    """The rows that keep their labels.
+
+    Raises:
+        InputError: there are not as many of every class.
+    """
     train = dataset.splits["train"]
     choice_key, draw_key, once_key = jax.random.split(key, 3)
     rows = choose_labelled(
@@ -129,12 +146,20 @@ def _with_labels(
     )
     stored, labels = jnp.asarray(np.asarray(train["x"])[rows]), np.asarray(train["label"])[rows]
     xs = map_examples(dataset.observe, once_key, stored, batch_size=len(rows))
+    return Labelled(xs, jnp.asarray(labels), stored, draw_key)
+
+
+def _with_labels(
+    elbo: Any, config: Any, dataset: Dataset, labelled: Labelled
+) -> tuple[Objective, dict[str, Any]]:
+    """The semi-supervised objective with the options of the ELBO, on the rows that keep their labels."""
     objective = partial(
         semi_supervised,
-        labelled_x=xs,
-        labelled_y=jnp.asarray(labels),
+        labelled_x=labelled.x,
+        labelled_y=labelled.y,
         label_weight=config.label_weight,
         **elbo.keywords,
     )
-    drawn = dataset.binarize == "dynamic"
-    return objective, {"labelled_x": redrawn(draw_key, dataset.observe, stored)} if drawn else {}
+    if dataset.binarize != "dynamic":
+        return objective, {}
+    return objective, {"labelled_x": redrawn(labelled.draw_key, dataset.observe, labelled.stored)}

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxvae.types import InputError, require_positive
 
@@ -35,12 +35,16 @@ def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> o
 
 
 def learning_rate_schedule(
-    peak: float, total_steps: int, *, warmup_steps: int = 0, decay: Decay = "constant"
+    peak: float | Float[Array, ""],
+    total_steps: int,
+    *,
+    warmup_steps: int = 0,
+    decay: Decay = "constant",
 ) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then constant, or down to 0 at the end.
 
     Args:
-        peak: the highest learning rate, > 0.
+        peak: the highest learning rate, > 0; may be traced.
         total_steps: the length of the run.
         warmup_steps: how many steps the rise takes.
         decay: what follows it: "constant", "linear" or "cosine".
@@ -48,7 +52,7 @@ def learning_rate_schedule(
     Raises:
         InputError: the rate is not positive, or the warm-up would not end within the run.
     """
-    if not 0 < peak < float("inf"):
+    if not isinstance(peak, Array) and not 0 < peak < float("inf"):
         raise InputError(f"learning_rate: expected a number above 0, got {peak!r}")
     require_within("learning_rate_warmup_steps", warmup_steps, total_steps)
     rest = total_steps - warmup_steps

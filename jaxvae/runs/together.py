@@ -1,0 +1,289 @@
+"""Many runs of one folder while they are trained: one loop, and a checkpoint of each and of all."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.runs.config import Parts
+from jaxvae.runs.evaluate import evaluate
+from jaxvae.runs.folder import RunFolder
+from jaxvae.runs.many_folder import ManyFolder
+from jaxvae.runs.method import by_gradients
+from jaxvae.runs.spread import SPLIT, spread
+from jaxvae.runs.train import (
+    Interrupted,
+    Reporter,
+    Saved,
+    _signals,
+    _tensorboard,
+    restore_model,
+)
+from jaxvae.training import init, stages
+from jaxvae.training.checkpoints import Checkpoints
+from jaxvae.training.loop import Stage
+from jaxvae.training.many import (
+    STACKED,
+    ManyInMemory,
+    deal_out,
+    make_validations,
+    run_mesh,
+    stack,
+    take,
+)
+from jaxvae.types import InputError
+
+Record = dict[str, Any]
+Validate = Callable[..., dict[str, Any]]
+
+
+class Together:
+    """The runs of a folder while they are trained.
+
+    Args:
+        many: their folder, which is locked.
+        runs: the folder of each.
+        parts: what each is made of.
+        reporter: what to tell about the progress of all.
+        devices: how many may take part; all there are if None.
+    """
+
+    def __init__(
+        self,
+        many: ManyFolder,
+        runs: dict[str, RunFolder],
+        parts: dict[str, Parts],
+        reporter: Reporter,
+        devices: int | None,
+    ):
+        self.many, self.runs, self.parts, self.reporter = many, runs, parts, reporter
+        self.first = next(iter(parts.values()))
+        self.config = self.first.config
+        self.devices = _devices(devices)
+        self.mesh = run_mesh(len(parts), self.devices)
+        self.failed: dict[str, int] = {}
+        """The step by which the loss of a run was no longer finite."""
+        self.best: dict[str, float] = {}
+        self.own = own_values(list(parts.values()))
+
+    def train(self) -> None:
+        """Train to the end, evaluate each run, and write down how they spread."""
+        with contextlib.ExitStack() as held:
+            together = held.enter_context(self.many.common.checkpoints())
+            folders = {
+                name: held.enter_context(run.checkpoints()) for name, run in self.runs.items()
+            }
+            self._loop(together, folders)
+            results = self._evaluated(folders)
+        self.many.write(runs=list(self.runs), failed=self.failed, **spread(self.parts, results))
+
+    def _step(self, own: dict[str, Any]) -> Any:
+        return method_of(self.first, own).step
+
+    def _objective(self, own: dict[str, Any]) -> Any:
+        return method_of(self.first, own).objective
+
+    def _saved(self, feed: ManyInMemory, together: Checkpoints) -> Saved:
+        states = []
+        for one in self.parts.values():
+            _, run_key, *_ = one.config.keys()
+            states.append(init(run_key, one.model, one.optimizer))
+        state = stack(states)
+        saved, last = Saved(state, feed.no_metrics(state)), together.last()
+        saved = saved if last is None else together.restore(last, saved)
+        return deal_out(saved, Saved(STACKED, 0), self.mesh)  # type: ignore[arg-type]
+
+    def _rewind(self, first: int) -> None:
+        failed = self.many.read()["failed"]
+        self.failed = {name: step for name, step in failed.items() if step <= first}
+        for name, run in self.runs.items():
+            run.rewind_metrics(first)
+            losses = [record["valid"]["loss"] for record in run.metrics() if "valid" in record]
+            self.best[name] = min(losses, default=float("inf"))
+
+    def _say_devices(self) -> None:
+        used, there = 1 if self.mesh is None else self.mesh.size, len(self.devices)
+        if there > 1:
+            why = "" if used == there else f", the most that divide {len(self.runs)} runs"
+            self.reporter.say(f"{len(self.runs)} runs on {used} of {there} devices{why}")
+
+    def _loop(self, together: Checkpoints, folders: dict[str, Checkpoints]) -> None:
+        total, every = self.config.total_steps, self.config.eval_every_steps
+        assert every is not None
+        feed = ManyInMemory(
+            self._step,
+            self.own,
+            self.first.dataset,
+            batch_size=self.first.batch_size,
+            num_runs=len(self.runs),
+            mesh=self.mesh,
+        )
+        saved = self._saved(feed, together)
+        first = int(saved.state.step)
+        # Each run's best, last and the one being written; and two of all runs together.
+        together.require_room(saved, copies=5)
+        self._rewind(first)
+        self._say_devices()
+        validate = None
+        if "valid" in self.first.dataset.splits and first < total:
+            validate = make_validations(
+                self._objective, self.own, self.first.dataset, mesh=self.mesh
+            )
+        with contextlib.ExitStack() as held:
+            boards = {n: held.enter_context(_tensorboard(r, first)) for n, r in self.runs.items()}
+            caught = held.enter_context(_signals())
+            self.reporter.start(self.config, first)
+            steps = stages(
+                saved.state,
+                feed,
+                total_steps=total,
+                eval_every_steps=every,
+                gathered=saved.metrics,
+                on_progress=self.reporter.progress,
+                should_stop=lambda: bool(caught),
+            )
+            del saved  # the loop has a copy, and its buffers are of some size
+            for stage in steps:
+                stopping = bool(caught) and int(stage.state.step) < total
+                self._at(stage, validate, together, folders, boards, stopping=stopping)
+                if stopping:
+                    raise Interrupted(caught[0], int(stage.state.step), self.many.path)
+
+    def _at(
+        self,
+        stage: Stage,
+        validate: Validate | None,
+        together: Checkpoints,
+        folders: dict[str, Checkpoints],
+        boards: dict[str, Any],
+        *,
+        stopping: bool,
+    ) -> None:
+        """Write down where the runs stand.
+
+        As with one run, lines come before checkpoints, and each run's before the common one, which is
+        where they go on: what a kill leaves ahead of it is dropped or written again, to the same bits.
+        """
+        step, standing, records = int(stage.state.step), Saved(stage.state, stage.metrics), {}
+        if stage.is_evaluation:
+            records = self._records(stage, validate)
+            standing = standing._replace(metrics=jax.tree.map(jnp.zeros_like, stage.metrics))
+            for name, record in records.items():
+                timed = {"steps_per_s": stage.steps_per_s, "time": time.time()}
+                self.runs[name].append_metrics({**record, **timed})
+                _draw(boards[name], record)
+        # What is dealt out over devices comes together on the first one, as it is saved.
+        standing = jax.device_put(standing, jax.devices()[0])
+        for i, name in enumerate(self.runs):
+            if name in self.failed:
+                continue
+            loss = records[name]["valid"]["loss"] if validate and records else None
+            keep = stopping or step == self.config.total_steps
+            if loss is not None and loss < self.best[name]:
+                self.best[name], keep = loss, True
+            if keep:
+                folders[name].save(step, Saved(*take(*standing, i)), loss=loss)
+        # The latest of them counts as the best, so that one is kept.
+        together.save(step, standing, loss=-step)
+        if records:
+            self.reporter.evaluation(_mean(list(records.values())))
+
+    def _records(self, stage: Stage, validate: Validate | None) -> dict[str, Record]:
+        """What each run writes down at an evaluation, but for those that have failed.
+
+        Raises:
+            InputError: no run has a finite loss.
+        """
+        step = int(stage.state.step)
+        means: dict[str, Any] = {"train": dict(stage.metrics)}
+        if validate:
+            means["valid"] = validate(stage.state)
+        means = jax.tree.map(np.asarray, means)
+        each = {
+            name: {"step": step, **jax.tree.map(lambda value, i=i: float(value[i]), means)}
+            for i, name in enumerate(self.runs)
+        }
+        for name, record in each.items():
+            loss = record["train"]["loss"]
+            if name not in self.failed and not np.isfinite(loss):
+                self.failed[name] = step
+                self.many.write(runs=list(self.runs), failed=self.failed)
+                self.reporter.say(
+                    f"{name}: the loss is {loss} by step {step}; the other runs go on"
+                )
+        if len(self.failed) == len(self.runs):
+            raise InputError(
+                f"loss: expected finite nats, got none by step {step} in any of the runs; "
+                "lower the learning rate, or look at the data and the objective"
+            )
+        return {name: record for name, record in each.items() if name not in self.failed}
+
+    def _evaluated(self, folders: dict[str, Checkpoints]) -> dict[str, Any]:
+        """The numbers of each run on the test split, written to its folder; None if it has failed."""
+        results: dict[str, Any] = {}
+        going = [name for name in self.runs if name not in self.failed]
+        for i, name in enumerate(going):
+            one, step = self.parts[name], folders[name].best()
+            found = evaluate(
+                one,
+                restore_model(one, folders[name], "best"),
+                split=SPLIT,
+                num_samples=self.config.test_num_samples,
+                on_progress=lambda done, total, i=i: self.reporter.examples(
+                    i * total + done, len(going) * total
+                ),
+            )
+            results[name] = {"checkpoint": "best", "step": step, **found}
+            self.runs[name].write("results.json", results[name])
+        return {name: results.get(name) for name in self.runs}
+
+
+def _devices(count: int | None) -> list[Any]:
+    """The first devices.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    there = jax.devices()
+    if count is not None and not 1 <= count <= len(there):
+        raise InputError(f"devices: expected 1 to {len(there)}, as there are, got {count}")
+    return there[:count]
+
+
+def own_values(parts: Sequence[Parts]) -> dict[str, Any]:
+    """What differs between the runs besides their states: a leading axis of runs."""
+    own: dict[str, Any] = {}
+    for name in ("learning_rate", "beta"):
+        values = [getattr(one.config, name) for one in parts]
+        if len(set(values)) > 1:
+            own[name] = jnp.asarray(values, jnp.float32)
+    if parts[0].labelled is not None:
+        rows = [one.labelled for one in parts]
+        own["labelled"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    return own
+
+
+def method_of(parts: Parts, own: dict[str, Any]) -> Any:
+    """The method of a run with these traced values of its own."""
+    if not own:
+        return parts
+    values = dict(own)
+    labelled = values.pop("labelled", None)
+    return by_gradients(dataclasses.replace(parts.config, **values), parts.dataset, labelled)
+
+
+def _draw(board: Any, record: Record) -> None:
+    for split in record.keys() & {"train", "valid"}:
+        for term, value in record[split].items():
+            board.add_scalar(f"{term}/{split}", value, record["step"])
+
+
+def _mean(records: Sequence[Record]) -> Record:
+    """A record of the means over runs, which are at the same step."""
+    means = jax.tree.map(lambda *values: float(np.mean(values)), *records)
+    return {**means, "step": records[0]["step"]}

@@ -1,0 +1,224 @@
+"""Many runs in one dispatch: the pure step under `vmap`, each run with its own order, batches and noise.
+
+States are stacked along a leading axis of runs, all but the step counter, which the runs share. Were it
+stacked too, whether an epoch begins would be asked of each run, `cond` would become a `select`, and
+every step would draw the order of a whole epoch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jaxvae.batching import OBSERVATION_STREAM, VALIDATION_STREAM, map_examples, stream_key, unpack
+from jaxvae.binding import bind
+from jaxvae.training.feeds import DataSet, Order, Rows, batch_rows, make_run, no_metrics
+from jaxvae.training.metrics import Metrics
+from jaxvae.training.step import Step, TrainState, named
+from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+
+T = TypeVar("T")
+
+STACKED = TrainState(model=0, opt_state=0, key=0, step=None, running=0)  # type: ignore[arg-type]
+"""The axis of runs of each part of a stacked state."""
+
+RUNS = "run"
+"""The axis of a mesh over which runs are dealt out."""
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """The states of runs that are at the same step, as one with a leading axis of runs.
+
+    Raises:
+        InputError: their structures or shapes differ.
+    """
+    first, *others = ([jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states)
+    same = all(jax.tree.structure(state) == jax.tree.structure(states[0]) for state in states)
+    if not same or any(shapes != first for shapes in others):
+        raise InputError(
+            "seeds: expected models of the same structure and shapes, got ones that differ; "
+            "train them one by one"
+        )
+    bits = [_bits(state) for state in states]
+    return _keyed(jax.tree.map(lambda *leaves: jnp.stack(leaves), *bits), states[0])
+
+
+@jax.jit
+def take(
+    state: TrainState, metrics: Metrics, run: Int[Array, ""] | int
+) -> tuple[TrainState, Metrics]:
+    """The state and metrics of one run, as a single run has them."""
+    one, metrics = jax.tree.map(lambda leaf: leaf[run], (_bits(state), metrics))
+    return _keyed(one, state), metrics
+
+
+def _bits(state: TrainState) -> TrainState:
+    """What has an axis of runs: not the step, and the bits of keys, which count as used once they are moved."""
+    return state._replace(key=jax.random.key_data(state.key), step=None)  # type: ignore[arg-type]
+
+
+def _keyed(bits: TrainState, like: TrainState) -> TrainState:
+    key = jax.random.wrap_key_data(bits.key, impl=jax.random.key_impl(like.key))
+    return bits._replace(key=key, step=like.step)
+
+
+def run_mesh(num_runs: int, devices: Sequence[Any]) -> Mesh | None:
+    """A mesh of as many devices as divide the runs; None where that is one."""
+    most = max(d for d in range(1, len(devices) + 1) if num_runs % d == 0)
+    return None if most == 1 else Mesh(np.array(devices[:most]), (RUNS,))
+
+
+def deal_out(tree: T, axes: Any, mesh: Mesh | None) -> T:
+    """What has an axis of runs, dealt out over the mesh along it; all else on every device."""
+    if mesh is None:
+        return tree
+    layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes))
+    return jax.device_put(tree, jax.tree.broadcast(layout, tree))
+
+
+def over_runs(function: Callable[..., Any], axes: Any, out_axes: Any, mesh: Mesh | None) -> Any:
+    """`function` of each run by `vmap`; on a mesh, each device has its share of the runs."""
+    mapped = jax.vmap(function, in_axes=axes, out_axes=out_axes)
+    if mesh is None:
+        return mapped
+    # Nothing passes between devices, and what they share they compute alike: no proof is needed.
+    return jax.shard_map(
+        mapped, mesh=mesh, in_specs=_specs(axes), out_specs=_specs(out_axes), check_vma=False
+    )
+
+
+def _specs(axes: Any) -> Any:
+    return jax.tree.map(
+        lambda axis: PartitionSpec() if axis is None else PartitionSpec(RUNS),
+        axes,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+class ManyInMemory:
+    """The feed of many runs: what `InMemory` is for one, with the same batches and noise for each.
+
+    The training rows lie on the device once, whatever the number of runs.
+
+    Args:
+        step_of: from what is a run's own to its step; traced, so that the runs share one program.
+        own: what differs between runs besides their states, such as learning rates [R]: a pytree of
+            arrays with a leading axis of runs. It may be empty.
+        dataset: the training rows are `dataset.splits["train"]["x"]`.
+        batch_size: B, at most the number of training rows.
+        num_runs: R.
+        mesh: from `run_mesh`.
+
+    Raises:
+        InputError: a size is not usable.
+    """
+
+    def __init__(
+        self,
+        step_of: Callable[[Any], Step],
+        own: Any,
+        dataset: DataSet,
+        *,
+        batch_size: int,
+        num_runs: int,
+        mesh: Mesh | None = None,
+    ):
+        require_positive(batch_size=batch_size, num_runs=num_runs)
+        rows = batch_rows(dataset, "train")
+        if batch_size > (size := len(rows["x"])):
+            raise InputError(
+                f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
+            )
+        self._step_of, self._dataset = step_of, dataset
+        self._batch_size, self._num_runs = batch_size, num_runs
+        self.own = deal_out(own, 0, mesh)
+        self.rows: Rows = deal_out(jax.tree.map(jnp.asarray, rows), None, mesh)
+        order: Order = jnp.zeros((num_runs, size), jnp.int32), jnp.int32(-1)
+        self.order = deal_out(order, (0, None), mesh)
+        self._mesh = mesh
+        self._run = make_runs(step_of, dataset, batch_size=batch_size, mesh=mesh)
+
+    def no_metrics(self, state: TrainState) -> Metrics:
+        """Metrics of no examples, of every run."""
+
+        def of_one(state: TrainState, metrics: Metrics, own: Any) -> Metrics:
+            state, _ = take(state, metrics, 0)
+            step = self._step_of(jax.tree.map(lambda leaf: leaf[0], own))
+            return no_metrics(step, state, dataset=self._dataset, batch_size=self._batch_size)
+
+        shapes = jax.eval_shape(of_one, state, Metrics({}, jnp.zeros(1)), self.own)
+        of_all = jax.tree.map(
+            lambda leaf: jnp.zeros((self._num_runs, *leaf.shape), leaf.dtype), shapes
+        )
+        return deal_out(of_all, 0, self._mesh)
+
+    def longest(self, step: int) -> None:
+        """A dispatch may take any number of steps."""
+
+    def run(
+        self, state: TrainState, metrics: Metrics, step: int, count: int
+    ) -> tuple[TrainState, Metrics]:
+        """`count` steps of every run."""
+        del step
+        state, metrics, self.order = self._run(
+            state, metrics, self.order, self.rows, self.own, jax.device_put(count)
+        )
+        return state, metrics
+
+
+def make_runs(
+    step_of: Callable[[Any], Step],
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> Callable[..., tuple[TrainState, Metrics, Order]]:
+    """Compile `run(state, metrics, order, rows, own, count)`, `make_run` of every run in one dispatch."""
+
+    def one(
+        state: TrainState, metrics: Metrics, order: Order, rows: Rows, own: Any, count: Array
+    ) -> tuple[TrainState, Metrics, Order]:
+        run = make_run(step_of(own), dataset.observe, batch_size=batch_size)
+        return run(state, metrics, order, rows, count)
+
+    each = (STACKED, 0, (0, None))
+    mapped = over_runs(one, (*each, None, 0, None), each, mesh)
+    return jax.jit(mapped, donate_argnums=(0, 1, 2))
+
+
+def make_validations(
+    objective_of: Callable[[Any], Objective],
+    own: Any,
+    dataset: DataSet,
+    *,
+    batch_size: int = 500,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState], dict[str, Float[Array, "R"]]]:
+    """Compile `validate(state)`: for each run what `make_validation` gives, with the same draws.
+
+    An example is drawn where it is used, so no run holds a split of its own.
+    """
+    own = deal_out(own, 0, mesh)
+    rows = deal_out(jax.tree.map(jnp.asarray, batch_rows(dataset, "valid")), None, mesh)
+
+    def means(model: Model, key: PRNGKey, own: Any, rows: Rows) -> Metrics:
+        examples, objective = unpack(rows), objective_of(own)
+        noise_key = stream_key(key, VALIDATION_STREAM)
+        observation_key = stream_key(noise_key, OBSERVATION_STREAM)
+
+        def one(key: PRNGKey, row: Any) -> Any:
+            index, stored, label, mask = row
+            x = dataset.observe(jax.random.fold_in(observation_key, index), stored)
+            return objective(key, bind(model, label, mask), x)
+
+        row = examples.index, examples.x, examples.label, examples.mask
+        terms = map_examples(one, noise_key, row, batch_size=batch_size)
+        values = named(terms, examples.x.shape[0])
+        return Metrics.of({"loss": -values.pop("objective"), **values}, examples.weight)
+
+    validate = jax.jit(over_runs(means, (0, 0, 0, None), 0, mesh))
+    return lambda state: dict(validate(state.model, state.key, own, rows))
