@@ -11,12 +11,17 @@ from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import unpack
+from jaxvae.hosts import initialize
+from jaxvae.placement import put, replicated
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, in_multiples
 from jaxvae.types import Batch, InputError, require_positive
+
+__all__ = ["data_mesh", "initialize", "place", "pmap", "shard"]
 
 T = TypeVar("T")
 
@@ -72,7 +77,7 @@ def shard(
     """
     mesh = _automatic(mesh, data_axis, *([] if model_axis is None else [model_axis]))
     require_positive(min_sharded_size=min_sharded_size)
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    everywhere = replicated(mesh)
 
     def layout(tree: Any) -> Any:
         def of(leaf: Any) -> NamedSharding:
@@ -93,7 +98,7 @@ def shard(
 
     def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         _require_no_explicit_mesh()
-        return compiled(jax.device_put(state, layout(state)), _dealt(batch, mesh, data_axis))
+        return compiled(put(state, layout(state)), _dealt(batch, mesh, data_axis))
 
     return sharded
 
@@ -162,11 +167,49 @@ def pmap(step: Step, *, devices: Sequence[Any] | int | None = None) -> Step:
     return parallel
 
 
+def data_mesh(devices: int | None = None) -> Mesh | None:
+    """A mesh with the one axis `"data"`, for `shard`; of several processes, with devices of each.
+
+    Args:
+        devices: how many of `jax.devices()`; all of them by default.
+
+    Returns:
+        The mesh; None for one device of one process, where the bare step does the same.
+
+    Raises:
+        InputError: there are fewer devices, or they cannot be dealt out evenly to the processes.
+
+    >>> data_mesh(1) is None
+    True
+    """
+    processes = jax.process_count()
+    wanted = jax.device_count() if devices is None else devices
+    if processes == 1:
+        found = _first_devices(wanted)
+        return None if wanted == 1 else Mesh(np.array(found), ("data",))
+    _first_devices(wanted)
+    if wanted % processes:
+        raise InputError(
+            f"devices: expected a multiple of {processes}, the number of processes, got {wanted}"
+        )
+    of_each = [
+        [device for device in jax.devices() if device.process_index == i] for i in range(processes)
+    ]
+    if min(map(len, of_each)) < wanted // processes:
+        raise InputError(
+            f"devices: expected at most {min(map(len, of_each)) * processes}, as every process takes "
+            f"part with as many, got {wanted}"
+        )
+    found = [device for each in of_each for device in each[: wanted // processes]]
+    return Mesh(np.array(found), ("data",))
+
+
 def place(xs: T, mesh: Mesh, *, data_axis: str = "data") -> T:
     """Rows dealt out over the devices of a mesh: more of them than fit on one device.
 
     A sharded step takes them as they lie. So do the functions of `jaxvae.evaluation`, with the numbers of
-    rows that are not placed; they gather each of their batches, and every device computes all of it.
+    rows that are not placed, and `jaxvae.inference.em`: each device computes its own rows, and
+    `batch_size` is the number of rows at a time on each.
 
     Args:
         xs: [N, *event], or a batch with other entries [N, ...]; N a multiple of the devices on the axis.
@@ -200,7 +243,7 @@ def _dealt(batch: T, mesh: Mesh, data_axis: str) -> T:
         divides = jnp.ndim(leaf) > 0 and jnp.shape(leaf)[0] % mesh.shape[data_axis] == 0
         return NamedSharding(mesh, PartitionSpec(data_axis) if divides else PartitionSpec())
 
-    return jax.device_put(batch, jax.tree.map(of, batch))
+    return put(batch, jax.tree.map(of, batch))
 
 
 def _largest(shape: tuple[int, ...], devices: int, name: str) -> PartitionSpec:
@@ -241,6 +284,10 @@ def _require_devices(devices: Sequence[Any] | int | None) -> list[Any]:
         if not found:
             raise InputError("devices: expected at least one device, got none")
         return found
+    return _first_devices(devices)
+
+
+def _first_devices(devices: int) -> list[Any]:
     require_positive(devices=devices)
     if devices > jax.device_count():
         raise InputError(

@@ -17,6 +17,8 @@ PACKAGE = Path(jaxvae.__file__).parent
 
 ORDER = [
     "types",
+    "placement",
+    "hosts",
     "distributions",
     "binding",
     "bounds",

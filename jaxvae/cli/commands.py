@@ -30,7 +30,28 @@ class Train:
     """The folder that the run's own folder is made in."""
     resume: Path | None = None
     """Go on with this run folder from its last checkpoint, to the same bits as if it had never
-    stopped. Its options stay what they were."""
+    stopped. Its options stay what they were. A folder of many runs goes on with all of them."""
+    seeds: int | None = None
+    """Train so many runs at once, with the seeds `seed`, `seed` + 1, ..: one compiled program, a run
+    folder each in `runs/NAME`, and the standard deviation between them at the end."""
+    learning_rates: tuple[float, ...] = ()
+    """Train a run with each of these, all at once; with --seeds or --betas, every combination."""
+    betas: tuple[float, ...] = ()
+    """The same for weights of the rate."""
+    devices: int | None = None
+    """How many devices share each step; all there are if not given. The numbers do not depend on it."""
+    distributed: Flag = False
+    """This is one of several processes that train together, started by SLURM, Open MPI, GKE or on a TPU
+    pod, which says how to find the others."""
+    coordinator: str | None = None
+    """The same, started by hand: HOST:PORT of process 0, a free port. Start the same command on every
+    machine, each with its own --process-id; only process 0 writes and prints."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    connect_timeout_s: float = 60.0
+    """Seconds to wait for the others."""
 
 
 @dataclasses.dataclass(frozen=True)

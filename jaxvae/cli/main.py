@@ -8,20 +8,22 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jaxvae import data
+from jaxvae import data, hosts
 from jaxvae.binding import Conditional
 from jaxvae.cli.bench import bench
 from jaxvae.cli.cache import use_compilation_cache
 from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
+from jaxvae.cli.many import is_many_runs, train_many_runs
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
+from jaxvae.cli.several import end, joined
 from jaxvae.cli.tables import print_table
 from jaxvae.runs import RunFolder
 from jaxvae.runs.compare import compare
 from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import default_name, writing
 from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
-from jaxvae.runs.train import Interrupted, load_model, resume, train
+from jaxvae.runs.train import Interrupted, Reporter, load_model, resume, train
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model, require_positive
 
@@ -35,34 +37,49 @@ def main(args: Sequence[str] | None = None) -> None:
     terminal = Terminal()
     try:
         command = parse(sys.argv[1:] if args is None else list(args))
-        if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
-            print(f"jaxvae: note: {note}", file=sys.stderr)
-        RUN[type(command)](command, terminal)
+        with joined(command):
+            if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
+                print(f"jaxvae: note: {note}", file=sys.stderr)
+            RUN[type(command)](command, terminal)
     except InputError as error:
         terminal.close()
+        hosts.leave(str(error), 2)
         _fail(str(error))
     except Interrupted as stop:
         terminal.close()
-        print(f"{stop}, and saved; go on with `jaxvae train --resume {stop.path}`", file=sys.stderr)
+        if hosts.is_first():
+            again = f"go on with `jaxvae train --resume {stop.path}`"
+            print(f"{stop}, and saved; {again}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
     except KeyboardInterrupt:
         terminal.close()
+        hosts.leave("interrupted", 130)
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        end(130)
 
 
 def _fail(message: str) -> NoReturn:
     print(f"jaxvae: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    end(2)
 
 
 def _train(command: Train, terminal: Terminal) -> None:
     begin = time.perf_counter()
+    if is_many_runs(command):
+        many = train_many_runs(command, terminal)
+        for run in many.runs().values():
+            if (run.path / "results.json").exists():
+                _write_report(run)
+        print(f"{time.perf_counter() - begin:.0f} s in all; a report in each folder of {many.path}")
+        return
+    reporter = terminal if hosts.is_first() else Reporter()
     if command.resume is not None:
-        run = resume(command.resume, reporter=terminal)
+        run = resume(command.resume, reporter=reporter, devices=command.devices)
     else:
         path = command.runs_dir / (command.name or default_name(command.config))
-        run = train(command.config, path, reporter=terminal)
+        run = train(command.config, path, reporter=reporter, devices=command.devices)
+    if not hosts.is_first():
+        return
     _print_results(run.read("results.json"))
     _write_report(run)
     print(f"{time.perf_counter() - begin:.0f} s in all; report: {run.report_path.resolve()}")

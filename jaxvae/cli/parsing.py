@@ -10,7 +10,8 @@ from typing import Annotated, Any, Union
 import tyro
 
 from jaxvae.cli.commands import COMMANDS, Train
-from jaxvae.runs import RunFolder, TrainConfig
+from jaxvae.runs import TrainConfig
+from jaxvae.runs.many_folder import first_run
 from jaxvae.types import InputError
 
 
@@ -25,11 +26,15 @@ def parse(args: list[str]) -> Any:
     if not isinstance(command, Train) or command.resume is None:
         return command
     # Parsed again over the stored configuration, what differs from it was given by the user.
-    stored = RunFolder.open(command.resume).config()
+    stored = first_run(command.resume).config()
     again = _parse(args, Train(config=stored))
     _require_unchanged(stored, again.config, command.resume)
     if again.name is not None or again.runs_dir != Train.runs_dir:
         raise InputError("resume: --name and --runs-dir have no effect here; leave them out")
+    if again.seeds is not None or again.learning_rates or again.betas:
+        raise InputError(
+            "resume: --seeds, --learning-rates and --betas have no effect here; leave them out"
+        )
     return again
 
 

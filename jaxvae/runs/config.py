@@ -12,8 +12,8 @@ from jaxvae.batching import stream_key
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
-from jaxvae.networks import Activation, Initializer
-from jaxvae.runs.method import make_method, with_estimator
+from jaxvae.networks import Activation, Initializer, Precision, with_precision
+from jaxvae.runs.method import Labelled, make_method, with_estimator
 from jaxvae.runs.models import (
     ModelName,
     make_model,
@@ -93,6 +93,9 @@ class TrainConfig:
     between 0 and 1."""
     drop_empty: bool = False
     """Of counts, leave out columns and rows without any."""
+    stream: bool = False
+    """Leave the training examples on disk and read each batch ahead of its step, to the same numbers: for
+    an .npy file, a folder of them, or a TFDS set that is larger than memory."""
     valid_size: int | None = None
     """How many training examples to hold out for validation (if not given, the set's own split, or
     else a tenth); 0 trains on all of them and keeps no best checkpoint."""
@@ -184,6 +187,9 @@ class TrainConfig:
     """K of the importance-weighted estimate on the test split when training ends."""
     seed: int = 0
     """Where all randomness comes from."""
+    precision: Precision = "float32"
+    """Of the products of the networks: `float32` as the device does it (TensorFloat-32 on GPUs),
+    `highest` for all of float32, `bfloat16` for operands rounded to it; all else is float32."""
 
     def resolved(self) -> "TrainConfig":
         """Check every value and fill in the defaults that follow from others.
@@ -211,6 +217,8 @@ class TrainConfig:
                 "kl_warmup_steps",
                 "kl",
             )
+        if self.stream:
+            self.refuse_in_memory()
         if self.fit == "em":
             self.refuse_without_effect("EM takes whole steps on all examples", *OF_GRADIENTS)
         if self.beta == 0:
@@ -242,6 +250,19 @@ class TrainConfig:
                     f"{name}: has no effect here, because {why}; got {value}, leave it out"
                 )
 
+    def refuse_in_memory(self) -> None:
+        """Refuse what needs all training examples in memory.
+
+        Raises:
+            InputError: one of these was given beside `stream`.
+        """
+        needing = {"fit": "em", "model": "ssvae", "binarize": "static", "drop_empty": True}
+        for name, value in needing.items():
+            if getattr(self, name) == value:
+                raise InputError(
+                    f"stream: {name}={value} needs all training examples in memory; leave one of them out"
+                )
+
     def learning_rates(self) -> optax.Schedule:
         """The learning rate as a function of the step."""
         return learning_rate_schedule(
@@ -267,6 +288,7 @@ class Parts:
     objective: Objective
     optimizer: optax.GradientTransformation
     step: Step
+    labelled: Labelled | None = None
 
     @property
     def batch_size(self) -> int:
@@ -275,8 +297,12 @@ class Parts:
         return rows if self.config.fit == "em" else self.config.batch_size
 
 
-def build(config: TrainConfig) -> Parts:
+def build(config: TrainConfig, *, dataset: Dataset | None = None) -> Parts:
     """Load the data and build the model, objective, optimiser and step of a configuration.
+
+    Args:
+        config: what to build.
+        dataset: that of the parts of a configuration with the same data, so as not to load them again.
 
     Returns:
         The parts, with the configuration resolved: `parts.config` has no open default.
@@ -287,7 +313,7 @@ def build(config: TrainConfig) -> Parts:
     config = config.resolved()
     weights_key, _, data_key, _ = config.keys()
     start_key, label_key = (stream_key(weights_key, i) for i in range(2))
-    dataset = _load(config, data_key)
+    dataset = _load(config, data_key) if dataset is None else dataset
     rows = len(dataset.splits["train"]["x"])
     if config.batch_size > rows and config.fit == "gradient":
         raise InputError(
@@ -295,6 +321,7 @@ def build(config: TrainConfig) -> Parts:
             f"{dataset.name}, got {config.batch_size}"
         )
     model = make_model(weights_key, config, MODEL_OPTIONS, dataset)
+    model = with_precision(model, config.precision)
     dataset = _fitting(dataset, support_of(model, dataset), config)
     model = started_from_data(start_key, model, dataset)
     config = dataclasses.replace(config, binarize=dataset.binarize)
@@ -312,6 +339,7 @@ def _load(config: TrainConfig, key: PRNGKey) -> Dataset:
         dequantize=config.dequantize,
         valid_size=config.valid_size,
         drop_empty=config.drop_empty,
+        stream=config.stream,
     )
     if config.likelihood == "categorical" and dataset.num_categories is None:
         return dataset.as_categories()

@@ -1,7 +1,7 @@
 """What a trained model of a run is worth: the numbers of every run, as `results.json` holds them."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -133,7 +133,13 @@ def _elbo(parts: Parts, num_samples: int) -> Objective:
     kl = "analytic" if has_closed_kl(parts.model, parts.dataset) else "monte_carlo"
     path = can_differentiate_latents(parts.model, parts.dataset)
     gradient = "pathwise" if path else "score"  # no estimator changes the value
-    return partial(objectives.elbo, num_samples=num_samples, kl=kl, gradient=gradient)
+    return _compiled_once(num_samples, kl, gradient)
+
+
+@cache
+def _compiled_once(num_samples: int, kl: str, gradient: str) -> Objective:
+    """The same object for the same options: what is compiled for one run serves the next."""
+    return partial(objectives.elbo, num_samples=num_samples, kl=kl, gradient=gradient)  # type: ignore[arg-type]
 
 
 def observed(parts: Parts, split: str) -> dict[str, Array]:

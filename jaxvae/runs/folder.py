@@ -44,8 +44,16 @@ class RunFolder:
         self.report_path = self.path / "report.html"
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, data_record: dict[str, Any]) -> "RunFolder":
+    def create(
+        cls, path: Path, config: TrainConfig, data_record: dict[str, Any], **used: int
+    ) -> "RunFolder":
         """Make a new folder, which holds its configuration from the moment that it appears.
+
+        Args:
+            path: the folder.
+            config: what is trained.
+            data_record: what it is trained on.
+            used: what of the hardware takes part, for `environment.json`.
 
         Raises:
             InputError: it exists, or cannot be made.
@@ -60,7 +68,7 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             half = cls(Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
             try:
-                half.write("environment.json", environment())
+                half.write("environment.json", environment() | used)
                 half.write("data.json", data_record)
                 half.write("config.json", dataclasses.asdict(config))
                 half.path.chmod(0o777 & ~_umask())

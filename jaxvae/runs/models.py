@@ -38,6 +38,8 @@ ModelName: TypeAlias = Literal[
     "count_vae",
 ]
 
+ROWS_TO_START_FROM = 10_000
+
 Factory: TypeAlias = Callable[..., Any]
 
 OF_THE_DATA: Mapping[str, str] = {
@@ -102,7 +104,9 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
     }
     if given.get("num_batches") is not None:  # compiled code would not see a batch out of range
         for split in dataset.splits.values():
-            require_labels(split.get("label", np.empty(0)), given["num_batches"])
+            labels = split.get("label", np.empty(0))
+            on_disk = not isinstance(labels, np.ndarray)
+            require_labels([labels.max()] if on_disk else labels, given["num_batches"])
     if given.get("likelihood") == "categorical":
         given["likelihood"] = make_likelihood(
             "categorical", num_categories=_of_the_data("num_symbols", config.model, dataset)
@@ -111,10 +115,13 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
 
 
 def started_from_data(key: PRNGKey, model: Any, dataset: Dataset) -> Any:
-    """The model at the scale of the training rows, where it knows how to begin there."""
+    """The model at the scale of the training rows, where it knows how to begin there.
+
+    Of rows that stay on disk, 10,000 evenly spaced ones are read for it.
+    """
     if not hasattr(model, "initialized"):
         return model
-    return model.initialized(key, observe_split(key, dataset, "train"))
+    return model.initialized(key, observe_split(key, dataset.sampled(ROWS_TO_START_FROM), "train"))
 
 
 def _of_the_data(name: str, model: str, dataset: Dataset) -> int:

@@ -6,16 +6,19 @@ from jaxvae.training.loop import fit, observe_split, stages
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
 from jaxvae.training.step import TrainState, init, make_step
+from jaxvae.training.streamed import Streamed, make_feed
 
 __all__ = [
     "InMemory",
     "Metrics",
+    "Streamed",
     "TrainState",
     "fit",
     "init",
     "learning_rate_schedule",
     "linear_warmup",
     "make_em_step",
+    "make_feed",
     "make_step",
     "observe_split",
     "stages",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxvae.placement import local
 from jaxvae.types import InputError
 
 T = TypeVar("T")
@@ -23,6 +24,9 @@ class Checkpoints:
     A checkpoint holds arrays alone, each named by its path in the pytree: no code, no pickle. It is
     written beside the others and renamed into place, so a folder never holds half of one.
 
+    One process alone writes and reads it, also where several train together: every array is whole on its
+    devices. So the folder need not be shared, and any number of processes and devices can go on with it.
+
     Args:
         folder: where they lie; made when the first one is saved.
     """
@@ -34,9 +38,13 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp = ocp
         self.folder = folder.resolve()
+        handler, options = ocp.StandardCheckpointHandler(), ocp.options.MultiprocessingOptions()
+        if alone := jax.process_count() > 1:
+            handler, options = _of_this_process(ocp)
+            self.folder.mkdir(parents=True, exist_ok=True)  # orbax makes one for all processes only
         self._manager = ocp.CheckpointManager(
             self.folder,
-            item_handlers=ocp.StandardCheckpointHandler(),
+            item_handlers=handler,
             options=ocp.CheckpointManagerOptions(
                 best_fn=_loss,
                 best_mode="min",
@@ -46,6 +54,8 @@ class Checkpoints:
                 # The buffers are donated to the next dispatch, so the save may not outlive its call.
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
+                create=not alone,
+                multiprocessing_options=options,
             ),
         )
 
@@ -58,6 +68,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = {"loss": float("inf") if loss is None else float(loss)}
+        if jax.process_count() == 1:
+            tree = local(tree)  # orbax takes what several processes hold as it lies, and only so
         arrays = _by_name(tree)
         self.require_room(tree)
         try:
@@ -138,6 +150,33 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _NoOtherProcess:
+    """In the place of orbax's check that every process has written its part."""
+
+    def validate_all_array_metadatas(self, array_metadatas: Any) -> None:
+        """Nothing to check."""
+
+
+def _of_this_process(ocp: Any) -> tuple[Any, Any]:
+    """Orbax's handler and options for one process of several that writes and reads by itself."""
+    this, types = jax.process_index(), ocp.type_handlers
+    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    arrays = types.ArrayHandler(
+        primary_host=this,
+        use_replica_parallel=False,  # else each process writes a piece of what all of them hold
+        array_metadata_store=types.get_type_handler(jax.Array)._array_metadata_store,
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    handler._impl = ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=options,
+        array_metadata_validator=_NoOtherProcess(),
+        type_handler_registry=types.create_type_handler_registry(
+            (np.ndarray, types.NumpyHandler()), (jax.Array, arrays)
+        ),
+    )
+    return handler, options
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -12,9 +12,11 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxvae.batching import OBSERVATION_STREAM, ORDER_STREAM, example_keys, stream_key
+from jaxvae.placement import put, replicated
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, PRNGKey, require_positive
@@ -64,21 +66,27 @@ class InMemory:
         step: from `make_step`.
         dataset: the training rows are `dataset.splits["train"]["x"]`.
         batch_size: B, at most the number of training rows.
+        mesh: devices that hold everything in full, and among which a `step` from
+            `jaxvae.parallel.shard` deals out each batch; one device by default.
 
     Raises:
         InputError: a size is not usable.
     """
 
-    def __init__(self, step: Step, dataset: DataSet, *, batch_size: int):
+    def __init__(self, step: Step, dataset: DataSet, *, batch_size: int, mesh: Mesh | None = None):
         require_positive(batch_size=batch_size)
-        self.rows = jax.tree.map(jnp.asarray, batch_rows(dataset, "train"))
-        if batch_size > (size := len(self.rows["x"])):
+        rows = batch_rows(dataset, "train")
+        if batch_size > (size := len(rows["x"])):
             raise InputError(
                 f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
             )
-        self.order: Order = jnp.zeros(size, jnp.int32), jnp.int32(-1)
+        order = jnp.zeros(size, jnp.int32), jnp.int32(-1)
+        self.rows: Rows = on(mesh, rows)
+        self.order: Order = on(mesh, order)
         self._no_metrics = partial(no_metrics, step, dataset=dataset, batch_size=batch_size)
-        self._run = make_run(step, dataset.observe, batch_size=batch_size)
+        self._run = make_run(step, dataset.observe, batch_size=batch_size, mesh=mesh)
+
+        self._on_device = jax.device_put if mesh is None else partial(on, mesh)
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples; nothing is computed."""
@@ -93,13 +101,22 @@ class InMemory:
         """`count` steps; the order of the epoch stays on the device until the next call."""
         del step
         state, metrics, self.order = self._run(
-            state, metrics, self.order, self.rows, jax.device_put(count)
+            state, metrics, self.order, self.rows, self._on_device(count)
         )
         return state, metrics
 
 
+def on(mesh: Mesh | None, tree: Any) -> Any:
+    """Arrays on every device of a mesh; without one, where JAX puts them."""
+    return jax.tree.map(jnp.asarray, tree) if mesh is None else put(tree, replicated(mesh))
+
+
 def make_run(
-    step: Step, observe: Callable[[PRNGKey, Array], Array], *, batch_size: int
+    step: Step,
+    observe: Callable[[PRNGKey, Array], Array],
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Metrics, Order, Rows, Array], tuple[TrainState, Metrics, Order]]:
     """Compile `run(state, metrics, order, rows, count)`: `count` steps in one dispatch, buffers donated.
 
@@ -130,7 +147,8 @@ def make_run(
             state, new = step(state, batch)
             return state, metrics.merge(new), (order, epoch)
 
-        return jax.lax.fori_loop(0, count, one, (state, metrics, order))
+        carry = jax.lax.fori_loop(0, count, one, (state, metrics, order))
+        return carry if mesh is None else jax.lax.with_sharding_constraint(carry, replicated(mesh))
 
     return run
 

@@ -44,6 +44,7 @@ def stages(
     gathered: Metrics | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    agree: Callable[[int, bool], tuple[int, bool]] = lambda count, stop: (count, stop),
 ) -> Iterator[Stage]:
     """Train, handing over control at every evaluation.
 
@@ -57,6 +58,8 @@ def stages(
         gathered: what a restored run had gathered since its last evaluation.
         on_progress: called with (step, steps a second) after every dispatch.
         should_stop: asked after every dispatch; the stage yielded then is the last.
+        agree: what this process wants of the next dispatch, its number of steps and whether to stop,
+            to what all processes do; called after every dispatch.
 
     Yields:
         `Stage`, with the training metrics since the last evaluation.
@@ -82,14 +85,21 @@ def stages(
         steps_per_s = (now - stage_step) / (begin - stage_begin)
         if on_progress:
             on_progress(now, steps_per_s)
-        stopping = should_stop() and now < total_steps
+        dispatch, stop = agree(dispatch, should_stop())
+        stopping = stop and now < total_steps
         if now == boundary or stopping:
             yield Stage(state, metrics, steps_per_s, now == boundary)
             if stopping:
                 return
-            metrics = jax.tree.map(jnp.zeros_like, metrics)
+            metrics = jax.tree.map(_zeros, metrics)
             begin = stage_begin = time.perf_counter()
             stage_step = now
+
+
+def _zeros(a: Array) -> Array:
+    """Zeros that lie where the array does."""
+    spread = len(a.sharding.device_set) > 1
+    return jnp.zeros_like(a, device=a.sharding) if spread else jnp.zeros_like(a)
 
 
 def observe_split(

@@ -10,9 +10,9 @@ import numpy as np
 import jaxvae as jv
 
 
-def run_checks(checks):
+def run_checks(checks, *, devices=8):
     """Run every check; print which fail, and why; exit with 1 if one does."""
-    assert jax.device_count() == 8
+    assert jax.device_count() == devices
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_debug_key_reuse", True)
@@ -47,18 +47,18 @@ def train(step, state, batch, num_steps):
     return state, history
 
 
-def same(result, expected):
+def same(result, expected, *, rtol=1e-5):
     """Two runs agree: metrics to 1e-5 relative at every step, states to float32 rounding."""
     (state, history), (of_one, history_of_one) = result, expected
     for metrics, of_metrics in zip(history, history_of_one, strict=True):
         assert set(metrics) == set(of_metrics)
         for name, value in metrics.items():
-            np.testing.assert_allclose(value, of_metrics[name], rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(value, of_metrics[name], rtol=rtol, err_msg=name)
     assert jax.tree.structure(state) == jax.tree.structure(of_one)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(of_one), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
     for a, b in zip(leaves(state), leaves(of_one), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=10 * rtol, atol=rtol)
 
 
 def leaves(state):

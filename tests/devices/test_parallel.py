@@ -11,7 +11,7 @@ ENVIRONMENT = os.environ | {
 }
 
 
-@pytest.mark.parametrize("name", ["numbers", "features", "evaluation"])
+@pytest.mark.parametrize("name", ["numbers", "features", "evaluation", "many"])
 def test_on_eight_devices(name):
     command = [sys.executable, "-W", "error", "-m", f"tests.devices.{name}"]
     root = Path(__file__).parents[2]

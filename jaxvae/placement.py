@@ -1,0 +1,84 @@
+"""Arrays whole on every device of a mesh, also of one that several processes share."""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+
+def put(tree: T, shardings: Any) -> T:
+    """The arrays of a tree as the shardings say, which may name devices of other processes.
+
+    Args:
+        tree: arrays. With several processes each has the same values, or arrays that lie on the devices
+            of all of them.
+        shardings: one for all, or a tree of them.
+
+    Returns:
+        The same values, laid out.
+    """
+    if not isinstance(shardings, NamedSharding):
+        return jax.tree.map(put, tree, shardings)
+
+    def of(leaf: Any) -> jax.Array:
+        if shardings.is_fully_addressable or isinstance(leaf, jax.core.Tracer):
+            return jax.device_put(leaf, shardings)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf if leaf.sharding == shardings else jax.device_put(leaf, shardings)
+        if jax.dtypes.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            bits = put(jax.random.key_data(leaf), replicated(shardings))
+            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, shardings, lambda index: value[index])
+
+    return jax.tree.map(of, tree)
+
+
+def replicated(mesh: Mesh | NamedSharding) -> NamedSharding:
+    """All of an array on each device."""
+    return NamedSharding(mesh if isinstance(mesh, Mesh) else mesh.mesh, PartitionSpec())  # pyright: ignore[reportArgumentType]
+
+
+def local(tree: T) -> T:
+    """The copies on the first device of this process, of arrays that are whole on every device.
+
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> float(local(put(jnp.float32(2.0), replicated(mesh))))
+    2.0
+    """
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+            return leaf
+        return leaf.addressable_data(0)
+
+    return jax.tree.map(of, tree)
+
+
+def from_first_process(tree: T) -> T:
+    """The values that the first process has, on the first device of every process.
+
+    Args:
+        tree: arrays of this process; of the same shapes on all of them.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    def is_key(leaf: Any) -> bool:
+        return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+    bits = jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)
+    told = broadcast_one_to_all(jax.tree.map(np.asarray, bits))
+
+    def back(like: Any, value: Any) -> jax.Array:
+        value = jnp.asarray(value, value.dtype)
+        if is_key(like):
+            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(like))
+        return value
+
+    return jax.tree.map(back, tree, told)
