@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def put(tree: T, shardings: Any) -> T:
         return jax.tree.map(put, tree, shardings)
 
     def of(leaf: Any) -> jax.Array:
-        if shardings.is_fully_addressable or isinstance(leaf, jax.core.Tracer):
+        if shardings.is_fully_addressable or isinstance(leaf, Tracer):
             return jax.device_put(leaf, shardings)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf if leaf.sharding == shardings else jax.device_put(leaf, shardings)

@@ -91,7 +91,7 @@ def initialize(
         timeout_s=connect_timeout_s,
     )
     star.watch()
-    if jax.config.jax_cpu_collectives_implementation in (None, "none"):
+    if getattr(jax.config, "jax_cpu_collectives_implementation", None) in (None, "none"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -136,9 +136,10 @@ def together(function: Callable[[], T]) -> T:
     Raises:
         InputError: from the function, or because it raised on another process.
     """
-    refusal = None
+    refusal: InputError | None = None
+    values: list[T] = []
     try:
-        value = function()
+        values.append(function())
     except InputError as error:
         if _star is None:
             raise
@@ -149,7 +150,7 @@ def together(function: Callable[[], T]) -> T:
     for other, line in enumerate(said):
         if line:
             raise InputError(f"process {other} stopped: {line.strip()}")
-    return value  # pyright: ignore[reportPossiblyUnboundVariable]
+    return values[0]
 
 
 def require_same(facts: dict[str, str]) -> None:
