@@ -3,13 +3,14 @@
 Claim: MNIST streamed from TFDS's files trains `iwae50` at 0.9 times the speed of MNIST in memory or more, to the same bits, in
 memory that does not grow with the rows.
 
-    python experiments/streaming.py --data-dir DIR          # of TFDS, with mnist:3.0.1 prepared as array_record
+    python experiments/streaming.py --data DIR          # of TFDS, with mnist:3.0.1 prepared as array_record
 
 MEASURED
 
-Workload `iwae50`: 784-200-200-z50, tanh, Bernoulli, IWAE with K = 50, Adam, float32, bits drawn anew at every step. Both feeds have
-compiled and read their first rows; then they take turns in one process, and the ratios are those of turns side by side. Processor
-time is that of all threads of the process. `decode` reads records from their files at random and decodes them, in one thread.
+Workload `iwae50`: 784-200-200-z50, tanh, Bernoulli, IWAE with K = 50, Adam, float32, bits drawn anew at every step. Both feeds
+have compiled and read their first rows; then they take turns in one process, and the ratios are those of turns side by side.
+Processor time is that of all threads of the process. `decode` reads records from their files at random and decodes them, in one
+thread.
 
 Memory is the resident set of a process that streams a file of random grey levels, larger than the chunks by far, through a small
 model for some epochs; the same file is read with `pread`, so the system's page cache is no part of it.
@@ -118,24 +119,23 @@ def memory(rows: int, epochs: int, folder: Path) -> None:
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 28, 28))
     rng = np.random.default_rng(0)
     for start in range(0, rows, 50_000):
-        block = file[start : start + 50_000]
-        block[:] = rng.integers(0, 256, block.shape, dtype=np.uint8)
-    file.flush()
-    del file, block
+        shape = (min(50_000, rows - start), 28, 28)
+        file[start : start + 50_000] = rng.integers(0, 256, shape, dtype=np.uint8)
+    del file
     dataset = jv.data.load(path, stream=True, binarize="dynamic")
     model = jv.models.vae(jax.random.key(0), (28, 28), latent_dim=2, hidden=(8,))
     optimizer = optax.adam(1e-3)
     step = jv.training.make_step(jv.elbo, optimizer)
-    size, batch_size = len(dataset.splits["train"]["x"]), 1000
+    size, batch_size = len(dataset.splits["train"]["x"]), min(1000, rows // 20)
     with Streamed(step, dataset, batch_size=batch_size) as feed:
         runner = Runner(feed, jv.training.init(jax.random.key(1), model, optimizer))
-        per_epoch, seen = size // batch_size, []
-        runner.run(per_epoch // 4)
+        quarter, seen = size // batch_size // 4, []
+        runner.run(quarter)
         begin = time.perf_counter()
         for _ in range(4 * epochs):
-            runner.run(per_epoch // 4)
+            runner.run(quarter)
             seen.append(resident())
-        rate = 4 * epochs * (per_epoch // 4) * batch_size / (time.perf_counter() - begin)
+        rate = 4 * epochs * quarter * batch_size / (time.perf_counter() - begin)
     print(
         f"memory: a file of {path.stat().st_size / 1e6:,.0f} MB, {epochs} epochs at {rate:,.0f} rows/s; resident "
         f"{min(seen):,.0f} to {max(seen):,.0f} MB, {seen[0]:,.0f} MB early and {seen[-1]:,.0f} MB at the end"
@@ -144,8 +144,8 @@ def memory(rows: int, epochs: int, folder: Path) -> None:
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="where TFDS keeps its data")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="where TFDS keeps its data")
     parser.add_argument("--batches", type=int, nargs="*", default=[20, 128])
     parser.add_argument("--images", type=int, default=6000, help="that a turn trains on")
     parser.add_argument("--rounds", type=int, default=7)
@@ -157,7 +157,7 @@ def main() -> None:
     if args.rows:
         with tempfile.TemporaryDirectory() as folder:
             memory(args.rows, args.epochs, Path(folder))
-    options = {"data_dir": args.data_dir, "binarize": "dynamic", "valid_size": 0}
+    options = {"data_dir": args.data, "binarize": "dynamic", "valid_size": 0}
     data = {
         "memory": jv.data.load("mnist", **options),
         "streamed": jv.data.load("mnist", **options, stream=True),

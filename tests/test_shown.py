@@ -92,6 +92,10 @@ SHORT = {
         "--data mnist --num-examples 20 --num-samples 300",
         r"memory at K = 300: \d+\.\d MB",
     ),
+    "streaming": (
+        "--data tfds --batches 20 --images 40 --rounds 1 --rows 2000 --epochs 1",
+        r"the same bits after \d+ steps: True",
+    ),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
 }

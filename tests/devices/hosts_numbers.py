@@ -1,18 +1,16 @@
 """The numbers of one device on two processes with two devices each; see hosts.py."""
 
-from dataclasses import dataclass, field
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxvae as jv
 from jaxvae import hosts
 from jaxvae.placement import local
 from tests.devices.numbers import RAGGED, SGD, STATE, STEP, STEPS, XS
-from tests.devices.support import rejected, same, start, train
+from tests.devices.support import rejected, same, train
 
 LONG = 200
 
@@ -58,39 +56,11 @@ def check_that_other_noise_on_a_process_is_rejected():
     rejected(hold, over_mesh, own)
 
 
-def check_steps_that_cannot_be_mapped():
-    coupled = partial(jv.coupled.info_vae, alpha=0.5, lambda_=10.0)
-    model = jv.models.ppca(jax.random.key(0), (6,), latent_dim=2)
-    for step, state in (
-        (jv.training.make_step(coupled, SGD, batch_coupled=True), STATE),
-        (jv.training.make_em_step(model), start(model, optax.identity())),
-    ):
-        result = on_both(over_mesh, step, state, XS[:13], 3)
-        same(result, train(jax.jit(step), state, XS[:13], 3))
-
-
-@dataclass
-class Data:
-    """A data set of the loop."""
-
-    splits: dict = field(default_factory=lambda: {"train": {"x": np.asarray(XS)}})
-
-    def observe(self, key, x):
-        return x + 0.1 * jax.random.uniform(key, x.shape)
-
-
-def check_the_loop():
-    """Rows, order and state on the mesh, many steps a dispatch."""
-
-    def run(step, state, mesh):
-        feed = jv.training.feeds.InMemory(step, Data(), batch_size=5, mesh=mesh)
-        metrics = jv.training.feeds.on(mesh, feed.no_metrics(state))
-        state = jax.tree.map(jnp.copy, jv.training.feeds.on(mesh, state))
-        state, metrics = feed.run(state, metrics, 0, 7)
-        return local(state), [{name: float(value) for name, value in metrics.items()}]
-
-    mesh = jv.parallel.data_mesh()
-    same(run(over_mesh(STEP), STATE, mesh), run(STEP, STATE, None))
+def check_a_step_that_couples_the_batch():
+    objective = partial(jv.coupled.info_vae, alpha=0.5, lambda_=10.0)
+    step = jv.training.make_step(objective, SGD, batch_coupled=True)
+    result = on_both(over_mesh, step, STATE, XS[:13], 3)
+    same(result, train(jax.jit(step), STATE, XS[:13], 3))
 
 
 def check_what_is_said():

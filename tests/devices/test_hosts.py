@@ -47,7 +47,7 @@ def start(*args, cwd, devices=1, module="tests.devices.runs_command", path=ROOT,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{path}:{ROOT}",
         "JAX_COMPILATION_CACHE_DIR": str(CACHE.name),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, args)],

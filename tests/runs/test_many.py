@@ -83,35 +83,34 @@ class Stopping(Reporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_stopped_runs_go_on_to_the_same_bits_together_or_apart(finished, tmp_path):
+def killed_between(monkeypatch, step, name):
+    """The checkpoints of a step are written up to this run's, and not for those after it."""
+    save = Checkpoints.save
+
+    def killed(self, at, tree, *, loss):
+        if at == step and self.folder.parent.name == name:
+            raise KeyboardInterrupt
+        save(self, at, tree, loss=loss)
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+
+
+def test_stopped_and_killed_runs_go_on_to_the_same_bits_together_or_apart(
+    finished, tmp_path, monkeypatch
+):
     with pytest.raises(Interrupted, match="SIGTERM at step"):
         train_many(TINY, tmp_path / "a", seeds=2, reporter=Stopping())
     shutil.copytree(tmp_path / "a" / "seed-4", tmp_path / "apart")
+    killed_between(monkeypatch, 20, "seed-4")
+    with pytest.raises(KeyboardInterrupt):
+        resume_many(tmp_path / "a")
+    monkeypatch.undo()
     many = resume_many(tmp_path / "a")
     for name, run in many.runs().items():
         same_folders(run, finished.runs()[name])
     assert many.read() == finished.read()
     apart = resume(tmp_path / "apart")
     same_folders(apart, finished.runs()["seed-4"], rtol=1e-4, atol=1e-5)
-
-
-def test_runs_killed_between_their_checkpoints_go_on_to_the_same_bits(
-    finished, tmp_path, monkeypatch
-):
-    """The last evaluation is written for the first run, and not for the second."""
-    save = Checkpoints.save
-
-    def killed(self, step, tree, *, loss):
-        if step == 20 and self.folder.parent.name == "seed-4":
-            raise KeyboardInterrupt
-        save(self, step, tree, loss=loss)
-
-    monkeypatch.setattr(Checkpoints, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_many(TINY, tmp_path / "a", seeds=2)
-    monkeypatch.undo()
-    for name, run in resume_many(tmp_path / "a").runs().items():
-        same_folders(run, finished.runs()[name])
 
 
 def test_the_spread_between_runs(finished):
