@@ -2,7 +2,7 @@
 
 CLAIM
 
-MEASURED
+Measured: not yet.
 
     python experiments/many_seeds.py            # steps, and the default run of the command line
     python experiments/many_seeds.py --only steps

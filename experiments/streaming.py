@@ -5,7 +5,7 @@ memory that does not grow with the rows.
 
     python experiments/streaming.py --data DIR          # of TFDS, with mnist:3.0.1 prepared as array_record
 
-MEASURED
+Measured: not yet.
 
 Workload `iwae50`: 784-200-200-z50, tanh, Bernoulli, IWAE with K = 50, Adam, float32, bits drawn anew at every step. Both feeds
 have compiled and read their first rows; then they take turns in one process, and the ratios are those of turns side by side.

@@ -3,7 +3,6 @@
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxvae as jv
