@@ -18,6 +18,7 @@ from jaxvae.types import InputError
 
 PING_S = 5.0
 SILENCE_S = 40.0  # a process that says nothing for so long is lost
+LEAVE_S = 10.0  # the others have so long to end before the first process does
 GREETING = "jaxvae"
 MAX_BYTES = 2**24
 
@@ -79,12 +80,16 @@ class Star:
         self.advice = "start all of them again"
         self._ended = False
         self._ending = threading.Lock()
+        self._listeners: list[threading.Thread] = []
 
     def watch(self) -> None:
         """Take messages and notice losses from now on, in threads."""
-        for other, connection in self.connections.items():
-            threading.Thread(target=self._listen, args=(other, connection), daemon=True).start()
-        threading.Thread(target=self._ping, daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=item, daemon=True)
+            for item in self.connections.items()
+        ]
+        for thread in (*self._listeners, threading.Thread(target=self._ping, daemon=True)):
+            thread.start()
 
     def gather(self, text: str) -> list[str]:
         """What every process passes to this call, in their order; it waits for all of them."""
@@ -101,9 +106,7 @@ class Star:
         if not self._end():
             time.sleep(60)  # a thread is about to end this process, having said why
         self._tell(f"process {self.process_id} stopped: {line}", status)
-        for connection in self.connections.values():
-            connection.part()  # closing would be a reset, which drops what was just sent
-        time.sleep(0.2)
+        self._outlast()
 
     def finish(self) -> None:
         """Wait until all have come to an end; from then on nobody is missed."""
@@ -155,7 +158,25 @@ class Star:
     def _stop(self, line: str, status: int, other: int) -> None:
         if self._end():
             self._tell(line, status, but=other)
+            self._outlast(self.connections[other])
             _say_and_exit(f"{line}; {self.advice}", status)
+
+    def _outlast(self, heard: Connection | None = None) -> None:
+        """Let the others end before the first process: it serves JAX's own watch, which aborts who outlives it.
+
+        Args:
+            heard: the connection that this thread listens to, if it does.
+        """
+        if self.process_id:
+            time.sleep(0.2)  # until what was sent has been read: an exit may drop the rest
+            return
+        until = time.monotonic() + LEAVE_S
+        with contextlib.suppress(OSError, ValueError):
+            while heard is not None:
+                heard.receive(max(0.01, until - time.monotonic()))
+        for thread in self._listeners:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
 
 
 def _is_silence(error: Exception) -> bool:

@@ -146,6 +146,7 @@ def test_a_stranger_is_left_alone():
 def ended(monkeypatch):
     """What processes say when they end, in the place of ending."""
     lines = []
+    monkeypatch.setattr(stars, "LEAVE_S", 0.1)  # as no thread's connection ends when it does
     monkeypatch.setattr(stars, "_say_and_exit", lambda *said: lines.append(said))
     return lines
 
