@@ -29,7 +29,7 @@ def temporary_bytes(model, x, num_samples: int, chunk_size: int, batch_size: int
     options = (("chunk_size", chunk_size), ("num_samples", num_samples))
     examples = unpack(x)
     index = jnp.arange(batch_size)
-    arguments = _log_likelihood, options, model, jax.random.key(0), examples, index
+    arguments = _log_likelihood, options, None, model, jax.random.key(0), examples, index
     return _batch.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 

@@ -96,6 +96,8 @@ SHORT = {
         "--data tfds --batches 20 --images 40 --rounds 1 --rows 2000 --epochs 1",
         r"the same bits after \d+ steps: True",
     ),
+    "precision": ("--seeds 1 --total-steps 4 --rounds 0", r"mean +float32 -\d+\.\d+ \+- \d+\.\d+"),
+    "many_seeds": ("--once vmap --workload digits --runs 2", r'"wall_ms"'),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
 }
