@@ -1,10 +1,12 @@
-"""How fast training and evaluation run on this machine, beside what their products alone would take."""
+"""How fast training and evaluation run on this machine, beside their products alone and other libraries."""
 
 from jaxvae.bench.compare import compare_records
+from jaxvae.bench.devices import over_devices, ways_on_one_device
 from jaxvae.bench.lines import fit_line, scaling
 from jaxvae.bench.products import Product, flop_of, products_of
 from jaxvae.bench.records import machine, read_record, require_same_machine
 from jaxvae.bench.rounds import measure
+from jaxvae.bench.together import seeds
 from jaxvae.bench.workloads import WORKLOADS
 
 __all__ = [
@@ -15,8 +17,11 @@ __all__ = [
     "flop_of",
     "machine",
     "measure",
+    "over_devices",
     "products_of",
     "read_record",
     "require_same_machine",
     "scaling",
+    "seeds",
+    "ways_on_one_device",
 ]

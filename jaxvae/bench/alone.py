@@ -63,7 +63,7 @@ def inputs(products: Counter[Product], key: Array) -> tuple[list[Array], list[Pa
     for i, kind in enumerate(products):
         left_key, right_key = jax.random.split(jax.random.fold_in(key, i))
         left = jax.random.uniform(left_key, *kind.left)
-        mean = 2 * math.prod(kind.output) / kind.flop  # 1 / (terms of a sum)
+        mean = 2 * math.prod(kind.output[0]) / kind.flop  # 1 / (terms of a sum)
         right = 2 * mean * jax.random.uniform(right_key, *kind.right)
         rights.append(right)
         pairs.append((left, jnp.zeros_like(kind.apply(left, right))))

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvae.bench.products import flop_of
-from jaxvae.bench.rounds import calibrate, require_usable, seconds_of
-from jaxvae.bench.workloads import iwae
+from jaxvae.bench.rounds import require_usable
+from jaxvae.bench.turns import in_turn
+from jaxvae.bench.workloads import LAYERS, WORKLOADS, Job, layers_job
+from jaxvae.networks import Precision
 
-BASE = {"batch_size": 20, "num_samples": 50, "width": 200}
 AXES = {
     "batch_size": (20, 40, 80, 160),
     "num_samples": (25, 50, 100, 200),
@@ -46,6 +47,7 @@ def scaling(
     *,
     rounds: int,
     seconds_a_round: float,
+    precision: Precision = "float32",
     axes: Mapping[str, Sequence[int]] = AXES,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
@@ -58,6 +60,7 @@ def scaling(
         rows: [N, 28, 28], from `draw_rows`.
         rounds: how often each point has its turn.
         seconds_a_round: about how long a turn takes.
+        precision: of the products.
         axes: values of `batch_size`, `num_samples` and `width`.
         say: called with a line about what goes on.
 
@@ -73,14 +76,18 @@ def scaling(
         jobs = []
         for value in values:
             say(f"iwae50 at {axis} {value}: compiling")
-            jobs.append(iwae(rows=rows, **{**BASE, axis: value}))
-        steps = [calibrate(job.run, seconds_a_round) for job in jobs]
-        turns = [
-            [seconds_of(job.run, n) / n for job, n in zip(jobs, steps, strict=True)]
-            for _ in range(rounds)
-        ]
+            jobs.append(iwae50(rows, precision, **{axis: value}))
+        turns = in_turn([job.run for job in jobs], rounds, seconds_a_round)
         flop = [flop_of(job.products) for job in jobs]
-        seconds = [statistics.median(point) for point in zip(*turns, strict=True)]
+        seconds = [statistics.median(point) for point in turns]
         line = fit_line(flop, seconds)
         found[axis] = {"values": list(values), "flop": flop, "seconds": seconds, **line._asdict()}
     return found
+
+
+def iwae50(
+    rows: Array, precision: Precision, *, batch_size: int | None = None, **sizes: int
+) -> Job:
+    """The workload with another batch size or other `Layers`."""
+    batch_size = batch_size or WORKLOADS["iwae50"].batch_size
+    return layers_job(LAYERS["iwae50"]._replace(**sizes), batch_size, rows, precision)

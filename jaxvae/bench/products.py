@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
 from jax.lax import conv_general_dilated_p, dot_general_p
@@ -21,36 +22,38 @@ class Product(NamedTuple):
 
     primitive: Primitive
     left: tuple[tuple[int, ...], Any]
-    """Shape and dtype."""
+    """Shape, and dtype as it is multiplied."""
     right: tuple[tuple[int, ...], Any]
-    output: tuple[int, ...]
+    output: tuple[tuple[int, ...], Any]
     params: tuple[tuple[str, Any], ...]
 
     @property
     def flop(self) -> int:
         """Multiplications and additions; a convolution counts its border as if it were full."""
-        left, right = self.left[0], self.right[0]
+        left, right, output = self.left[0], self.right[0], self.output[0]
         strided = {  # the image of [N, h, w, O] and the kernel of [k, k, C, O]
-            convolve_p: (self.output, right),
+            convolve_p: (output, right),
             transposed_p: (left, right),
-            correlate_p: (right, self.output),
+            correlate_p: (right, output),
         }
         if self.primitive in strided:
             image, kernel = strided[self.primitive]
             return 2 * math.prod(image) * math.prod(kernel[:3])
         if self.primitive is rows_p:
-            return 2 * left[-1] * math.prod(self.output)
+            return 2 * left[-1] * math.prod(output)
         params = dict(self.params)
         if self.primitive is dot_general_p:
             (contracted, _), _ = params["dimension_numbers"]
-            return 2 * math.prod(left[axis] for axis in contracted) * math.prod(self.output)
+            return 2 * math.prod(left[axis] for axis in contracted) * math.prod(output)
         _, in_axis, *window = params["dimension_numbers"].rhs_spec
         kernel = math.prod(right[axis] for axis in (in_axis, *window))
         # Of a dilated input, as in transposed convolutions, the zeros in between cost nothing.
-        return 2 * kernel * math.prod(self.output) // math.prod(params["lhs_dilation"])
+        return 2 * kernel * math.prod(output) // math.prod(params["lhs_dilation"])
 
     def apply(self, left: Array, right: Array) -> Array:
         """Compute it."""
+        if _rounds(self.primitive, dict(self.params)):  # what it casts back to costs nothing
+            left, right = left.astype(self.output[1]), right.astype(self.output[1])
         return self.primitive.bind(left, right, **dict(self.params))
 
 
@@ -91,8 +94,9 @@ def _count(jaxpr: Any) -> Counter[Product]:
                 (v.aval for v in eqn.outvars),
             )
             params = tuple(sorted(eqn.params.items()))
-            sides = (left.shape, left.dtype), (right.shape, right.dtype)
-            found[Product(eqn.primitive, *sides, output.shape, params)] += 1
+            half = jnp.dtype(jnp.bfloat16) if _rounds(eqn.primitive, eqn.params) else None
+            sides = (left.shape, half or left.dtype), (right.shape, half or right.dtype)
+            found[Product(eqn.primitive, *sides, (output.shape, output.dtype), params)] += 1
             continue
         inner = [_count(inside) for inside in _inside(eqn.params)]
         if eqn.primitive.name == "cond":
@@ -106,6 +110,12 @@ def _count(jaxpr: Any) -> Counter[Product]:
                 )
             found += Counter({product: times * count for product, count in products.items()})
     return found
+
+
+def _rounds(primitive: Primitive, params: dict[str, Any]) -> bool:
+    """Whether a primitive of the library casts its operands to bfloat16, see `jaxvae.rows`."""
+    own = primitive not in (dot_general_p, conv_general_dilated_p)
+    return own and params["precision"] == "bfloat16"
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Any]:

@@ -11,24 +11,38 @@ from typing import Any
 import jax
 import jaxlib
 
+from jaxvae.networks import Precision
 from jaxvae.types import InputError
 
-FORMAT = "jaxvae bench 1"
+FORMAT = "jaxvae bench 2"
 
-HARDWARE = ("platform", "device", "device_count", "cpu", "cpu_count", "precision")
+HARDWARE = (
+    "platform",
+    "device",
+    "device_count",
+    "cpu",
+    "cpu_count",
+    "precision",
+    "default_matmul_precision",
+)
 """What has to be equal for two records to be comparable; versions may differ."""
 
 
-def machine() -> dict[str, Any]:
-    """Device, processor, versions and precision of this process."""
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+def machine(precision: Precision = "float32") -> dict[str, Any]:
+    """Device, processor and versions of this process, and the precision of what is measured.
+
+    Args:
+        precision: of the models' products, see `jaxvae.networks.with_precision`.
+    """
+    default = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "cpu": cpu_name(),
         "cpu_count": usable_cpus(),
-        "precision": str(precision or "default"),
+        "precision": precision,
+        "default_matmul_precision": str(default or "default"),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "python": platform.python_version(),
@@ -70,13 +84,20 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def require_same_machine(record: dict[str, Any], path: Path) -> None:
+def require_same_machine(
+    record: dict[str, Any], path: Path, precision: Precision = "float32"
+) -> None:
     """Raise where speeds of a record say nothing about speeds here.
+
+    Args:
+        record: from `read_record`.
+        path: where it is from.
+        precision: of the models' products here.
 
     Raises:
         InputError: it is of another device, processor, number of them, or precision.
     """
-    here = machine()
+    here = machine(precision)
     for name in HARDWARE:
         there = record["machine"][name]
         if there != here[name]:

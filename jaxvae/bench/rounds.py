@@ -1,7 +1,6 @@
 """Rounds in which every workload has its turn, since the speed of a machine drifts."""
 
-import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +8,12 @@ import jax
 from jaxtyping import Array
 
 from jaxvae.bench.alone import compile_alone
+from jaxvae.bench.ceiling import Ceiling, prepare_ceiling
 from jaxvae.bench.products import flop_of
+from jaxvae.bench.turns import calibrate, seconds_of, spread
+from jaxvae.bench.twins import Twins
 from jaxvae.bench.workloads import WORKLOADS, Job
+from jaxvae.networks import Precision
 from jaxvae.types import InputError, require_positive
 
 
@@ -21,11 +24,15 @@ def measure(
     rounds: int,
     seconds_a_round: float,
     batch_size: int | None = None,
+    precision: Precision = "float32",
+    peers: bool = False,
+    torch_python: str = sys.executable,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, dict[str, Any]]:
-    """Time workloads in turn, each beside its own products alone.
+) -> dict[str, Any]:
+    """Time workloads in turn, each beside its own products alone and its peers, and a large product.
 
-    `efficiency = seconds(products of a step, alone) / seconds(step)`, both in the same round.
+    `efficiency = seconds(products of a step, alone) / seconds(step)`, `of_matmul = flop/s of the step /
+    flop/s of the large product` and `ratio = steps/s here / steps/s of the peer`, each within a round.
 
     Args:
         names: of `WORKLOADS`.
@@ -33,12 +40,17 @@ def measure(
         rounds: how often each has its turn.
         seconds_a_round: about how long a turn takes.
         batch_size: examples a step; each workload's own if not given.
+        precision: of the products, see `jaxvae.networks.with_precision`.
+        peers: whether the same steps in other libraries take turns too, see `jaxvae.bench.twins`.
+        torch_python: an interpreter with PyTorch, for them.
         say: called with a line about what goes on.
 
     Returns:
-        Name -> `about`, `batch_size`, `compile_s`, `memory_bytes` (beside inputs and outputs), `flop_a_step`, and
-        the median, least and largest over rounds of `steps_per_s`, `examples_per_s`, `flop_per_s`
-        and `efficiency`.
+        `workloads`: name -> `about`, `batch_size`, `compile_s`, `memory_bytes` (beside inputs and outputs),
+        `flop_a_step`, and the median, least and largest over rounds of `steps_per_s`, `examples_per_s`,
+        `flop_per_s`, `efficiency` and `of_matmul`; with peers, `peers`: name -> `version`, `parameters`, `loss`
+        before training, `warm_up_s`, `steps_per_s` and `ratio`. `matmul`: `size`, `dtype`, `flop` and
+        `flop_per_s`. `peers_left_out`: a line for each that did not run.
 
     Raises:
         InputError: a number is out of its range, or a name is not known.
@@ -48,18 +60,31 @@ def measure(
     require_usable(rounds, seconds_a_round)
     if batch_size is not None:
         require_batch_size(batch_size, len(rows))
+    say(f"matmul in {precision}: compiling")
+    ceiling = prepare_ceiling(precision)
+    ceiling_steps, ceiling_s = calibrate(ceiling.run, seconds_a_round / 2), []
     turns = {}
-    for name in names:
-        say(f"{name}: compiling")
-        workload = WORKLOADS[name]
-        turns[name] = Turn(
-            workload.prepare(batch_size or workload.batch_size, rows), seconds_a_round
-        )
-    for i in range(rounds):
+    with Twins(torch_python, precision, len(rows), seconds_a_round, say) as twins:
+        for name in names:
+            say(f"{name}: compiling")
+            workload = WORKLOADS[name]
+            size = batch_size or workload.batch_size
+            turns[name] = Turn(workload.prepare(size, rows, precision), seconds_a_round)
+            if peers:
+                twins.start(name, size)
+        for i in range(rounds):
+            ceiling_s.append(seconds_of(ceiling.run, ceiling_steps) / ceiling_steps)
+            for name, turn in turns.items():
+                steps_per_s = turn.take()
+                say(f"round {i + 1}/{rounds}: {name} {steps_per_s:.4g} steps/s")
+                twins.take(name, steps_per_s)
+        found = {}
         for name, turn in turns.items():
-            steps_per_s = turn.take()
-            say(f"round {i + 1}/{rounds}: {name} {steps_per_s:.4g} steps/s")
-    return {name: {"about": WORKLOADS[name].about, **turns[name].record()} for name in names}
+            found[name] = {"about": WORKLOADS[name].about, **turn.record(ceiling, ceiling_s)}
+            if beside := twins.record(name):
+                found[name]["peers"] = beside
+    matmul = {**ceiling.record(), "flop_per_s": spread([ceiling.flop / s for s in ceiling_s])}
+    return {"workloads": found, "matmul": matmul, "peers_left_out": twins.left_out}
 
 
 class Turn:
@@ -84,10 +109,10 @@ class Turn:
         self.alone_s.append(seconds_of(self.alone, self.alone_steps) / self.alone_steps)
         return 1 / self.step_s[-1]
 
-    def record(self) -> dict[str, Any]:
-        """What was found."""
+    def record(self, ceiling: Ceiling, ceiling_s: Sequence[float]) -> dict[str, Any]:
+        """What was found, beside the seconds of the large product in the same rounds."""
         size, flop = self.job.batch_size, flop_of(self.job.products)
-        pairs = zip(self.alone_s, self.step_s, strict=True)
+        pairs = list(zip(self.step_s, self.alone_s, ceiling_s, strict=True))
         return {
             "batch_size": size,
             "compile_s": self.job.compile_s,
@@ -97,30 +122,9 @@ class Turn:
             "steps_per_s": spread([1 / seconds for seconds in self.step_s]),
             "examples_per_s": spread([size / seconds for seconds in self.step_s]),
             "flop_per_s": spread([flop / seconds for seconds in self.step_s]),
-            "efficiency": spread([alone / step for alone, step in pairs]),
+            "efficiency": spread([alone / step for step, alone, _ in pairs]),
+            "of_matmul": spread([flop / step * s / ceiling.flop for step, _, s in pairs]),
         }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def seconds_of(run: Callable[[int], None], steps: int) -> float:
-    """How long so many steps take."""
-    begin = time.perf_counter()
-    run(steps)
-    return time.perf_counter() - begin
-
-
-def calibrate(run: Callable[[int], None], seconds: float) -> int:
-    """How many steps take about so long; what the first call compiles or loads is left out."""
-    run(1)
-    steps = 1
-    while (taken := seconds_of(run, steps)) < 0.5 * seconds:
-        # At most eightfold a time: a dispatch costs something by itself.
-        steps = max(steps + 1, int(steps * min(8, seconds / taken)))
-    return max(1, round(steps * seconds / taken))
 
 
 def require_usable(rounds: int, seconds_a_round: float) -> None:

@@ -17,9 +17,10 @@ from jaxvae.bench.products import Product, products_of
 from jaxvae.evaluation import log_likelihood
 from jaxvae.evaluation.likelihood import _log_likelihood
 from jaxvae.evaluation.streams import _batch
+from jaxvae.networks import Precision, with_precision
 from jaxvae.semi_supervised import semi_supervised
 from jaxvae.training.step import TrainState, init, make_step
-from jaxvae.types import Model, Objective
+from jaxvae.types import Model, Objective, PRNGKey
 
 WorkloadName: TypeAlias = Literal[
     "vae", "iwae50", "conv_vae", "ssvae", "hierarchical", "evaluation"
@@ -49,8 +50,8 @@ class Workload(NamedTuple):
 
     about: str
     batch_size: int
-    prepare: Callable[[int, Array], Job]
-    """(batch size, rows of bits) -> compiled."""
+    prepare: Callable[[int, Array, Precision], Job]
+    """(batch size, rows of bits, precision of the products) -> compiled."""
 
 
 def draw_rows(rows: int = ROWS) -> Array:
@@ -112,38 +113,56 @@ def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array)
     return Job(run, batch_size, compile_s, _memory(compiled), products)
 
 
-def iwae(
-    batch_size: int, rows: Array, *, num_samples: int = 50, width: int = 200, latent_dim: int = 50
-) -> Job:
-    """The importance-weighted bound with K samples; 784-200-200-z50 and K = 50 is the workload."""
-    model = models.vae(jax.random.key(0), SHAPE, latent_dim=latent_dim, hidden=(width, width))
-    return training_job(model, partial(objectives.iwae, num_samples=num_samples), batch_size, rows)
+class Layers(NamedTuple):
+    """Sizes of a VAE on the images: 784 - width - width - z, and back."""
+
+    width: int
+    latent_dim: int
+    num_samples: int
+    """Of the bound; one is the ELBO with its closed-form KL."""
+
+    def build(self, key: PRNGKey) -> tuple[Model, Objective]:
+        """The model and its objective."""
+        hidden = (self.width, self.width)
+        model = models.vae(key, SHAPE, latent_dim=self.latent_dim, hidden=hidden)
+        if self.num_samples == 1:
+            return model, objectives.elbo
+        return model, partial(objectives.iwae, num_samples=self.num_samples)
 
 
-def _vae(batch_size: int, rows: Array) -> Job:
-    model = models.vae(jax.random.key(0), SHAPE, latent_dim=20, hidden=(400, 400))
-    return training_job(model, objectives.elbo, batch_size, rows)
+LAYERS = {"vae": Layers(400, 20, 1), "iwae50": Layers(200, 50, 50)}
+"""The workloads that have twins in other libraries."""
 
 
-def _conv_vae(batch_size: int, rows: Array) -> Job:
+def layers_job(layers: Layers, batch_size: int, rows: Array, precision: Precision) -> Job:
+    """Training of a VAE of these sizes."""
+    model, objective = layers.build(jax.random.key(0))
+    return training_job(with_precision(model, precision), objective, batch_size, rows)
+
+
+def _conv_vae(batch_size: int, rows: Array, precision: Precision) -> Job:
     model = models.conv_vae(jax.random.key(0), SHAPE, latent_dim=16, channels=(32, 64))
-    return training_job(model, objectives.elbo, batch_size, rows)
+    return training_job(with_precision(model, precision), objectives.elbo, batch_size, rows)
 
 
-def _ssvae(batch_size: int, rows: Array) -> Job:
+def _ssvae(batch_size: int, rows: Array, precision: Precision) -> Job:
     model = models.ssvae(jax.random.key(0), SHAPE, num_classes=CLASSES)
     labelled = {"labelled_x": rows[:LABELLED], "labelled_y": jnp.arange(LABELLED) % CLASSES}
-    return training_job(model, partial(semi_supervised, **labelled), batch_size, rows)
+    objective = partial(semi_supervised, **labelled)
+    return training_job(with_precision(model, precision), objective, batch_size, rows)
 
 
-def _hierarchical(batch_size: int, rows: Array) -> Job:
+def _hierarchical(batch_size: int, rows: Array, precision: Precision) -> Job:
     model = models.hierarchical(jax.random.key(0), SHAPE)
-    return training_job(model, partial(objectives.elbo, kl="monte_carlo"), batch_size, rows)
+    objective = partial(objectives.elbo, kl="monte_carlo")
+    return training_job(with_precision(model, precision), objective, batch_size, rows)
 
 
-def _evaluation(batch_size: int, rows: Array, *, num_samples: int = 5000) -> Job:
-    model = models.vae(jax.random.key(0), SHAPE, latent_dim=50, hidden=(200, 200))
-    return evaluation_job(model, num_samples, batch_size, rows)
+def _evaluation(
+    batch_size: int, rows: Array, precision: Precision, *, num_samples: int = 5000
+) -> Job:
+    model, _ = LAYERS["iwae50"].build(jax.random.key(0))
+    return evaluation_job(with_precision(model, precision), num_samples, batch_size, rows)
 
 
 def _memory(compiled: Any) -> int:
@@ -151,8 +170,12 @@ def _memory(compiled: Any) -> int:
 
 
 WORKLOADS: dict[str, Workload] = {
-    "vae": Workload("784-400-400-z20, tanh, closed-form KL, one sample", 128, _vae),
-    "iwae50": Workload("784-200-200-z50, tanh, IWAE with K = 50", 20, iwae),
+    "vae": Workload(
+        "784-400-400-z20, tanh, closed-form KL, one sample", 128, partial(layers_job, LAYERS["vae"])
+    ),
+    "iwae50": Workload(
+        "784-200-200-z50, tanh, IWAE with K = 50", 20, partial(layers_job, LAYERS["iwae50"])
+    ),
     "conv_vae": Workload("4 x 4 convolutions, 32 and 64 channels, z16, ReLU", 128, _conv_vae),
     "ssvae": Workload(
         "M2, 784-300-300-z64, ELU, the exact sum over 10 classes, 100 labelled rows a step",

@@ -9,32 +9,21 @@ from typing import Any
 import jax
 
 from jaxvae.bench import (
-    compare_records,
     machine,
     measure,
+    over_devices,
     read_record,
     require_same_machine,
     scaling,
+    seeds,
+    ways_on_one_device,
 )
 from jaxvae.bench.records import FORMAT
 from jaxvae.bench.rounds import require_batch_size, require_known, require_usable
-from jaxvae.bench.workloads import ROWS, draw_rows
+from jaxvae.bench.workloads import LAYERS, ROWS, draw_rows
+from jaxvae.cli.bench_tables import print_changes, print_found, print_more
 from jaxvae.cli.commands import Bench
-from jaxvae.cli.tables import print_table
 from jaxvae.types import InputError
-
-HEAD = (
-    "",
-    "batch",
-    "compile s",
-    "steps/s",
-    "least",
-    "most",
-    "examples/s",
-    "GFLOP/s",
-    "MB",
-    "efficiency",
-)
 
 
 def bench(command: Bench) -> None:
@@ -45,23 +34,30 @@ def bench(command: Bench) -> None:
     """
     old = _checked(command)
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed as well
-    record: dict[str, Any] = {"format": FORMAT, "machine": machine(), "load": os.getloadavg()[0]}
+    record: dict[str, Any] = {"format": FORMAT, "machine": machine(command.precision)}
+    record["load"] = os.getloadavg()[0]
     where = record["machine"]
     if record["load"] > 0.5 * where["cpu_count"]:
         _say(f"load {record['load']:.1f}: other programs are running, and times will say little")
     timing: Any = {"rounds": command.rounds, "seconds_a_round": command.seconds_a_round}
     rows = draw_rows()
     record["settings"] = {**timing, "data": f"{ROWS:,} rows of random bits, 28 x 28"}
-    record["workloads"] = measure(
-        command.workloads, rows, **timing, batch_size=command.batch_size, say=_say
+    how: Any = {**timing, "precision": command.precision, "say": _say}
+    record |= measure(
+        command.workloads,
+        rows,
+        **how,
+        batch_size=command.batch_size,
+        peers=command.peers,
+        torch_python=str(command.torch_python or sys.executable),
     )
     if command.scaling:
-        record["scaling"] = scaling(rows, **timing, say=_say)
-    print(
-        f"{where['device']}, {where['cpu_count']} of {where['cpu']}, JAX {where['jax']}, random bits"
-    )
-    print_table([HEAD, *(_row(name, found) for name, found in record["workloads"].items())])
-    print_scaling(record.get("scaling", {}))
+        record["scaling"] = scaling(rows, **how)
+        record["devices"] = over_devices(rows, **how)
+        record["ways"] = ways_on_one_device(rows, **how)
+        record["seeds"] = seeds(rows, **how)
+    print_found(record)
+    print_more(record)
     if old is not None:
         print_changes(old, record, command.compare)
     _write(command, record)
@@ -75,14 +71,31 @@ def _checked(command: Bench) -> dict[str, Any] | None:
         require_batch_size(command.batch_size, ROWS)
     if command.figure is not None and command.figure.suffix != ".png":
         raise InputError(f"figure: expected a file that ends in .png, got {command.figure}")
+    _check_peers(command)
     for name, path in (("out", command.out), ("figure", command.figure)):
         if path is not None:
             _require_writable(name, path)
     if command.compare is None:
         return None
     old = read_record(command.compare)
-    require_same_machine(old, command.compare)
+    require_same_machine(old, command.compare, command.precision)
     return old
+
+
+def _check_peers(command: Bench) -> None:
+    python = command.torch_python
+    if python is not None and not command.peers:
+        raise InputError("torch_python: has no effect without --peers; add it, or leave this out")
+    if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+        raise InputError(
+            f"torch_python: expected a Python interpreter, there is none at {python}; "
+            "give its path, such as venv/bin/python"
+        )
+    if command.peers and not set(command.workloads) & set(LAYERS):
+        raise InputError(
+            f"peers: expected {' or '.join(LAYERS)} among the workloads, which alone have peers, "
+            f"got {', '.join(command.workloads)}"
+        )
 
 
 def _require_writable(name: str, path: Path) -> None:
@@ -109,42 +122,6 @@ def _write(command: Bench, record: dict[str, Any]) -> None:
             print(f"figure: {command.figure.resolve()}")
     except OSError as error:
         raise InputError(f"out: cannot write to {error.filename}: {error.strerror}") from None
-
-
-def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
-    speed, efficiency = found["steps_per_s"], found["efficiency"]
-    return (
-        name,
-        str(found["batch_size"]),
-        f"{found['compile_s']:.1f}",
-        *(f"{speed[key]:.4g}" for key in ("median", "min", "max")),
-        f"{found['examples_per_s']['median']:,.0f}",
-        f"{found['flop_per_s']['median'] / 1e9:.1f}",
-        f"{found['memory_bytes'] / 1e6:.1f}",
-        f"{efficiency['median']:.2f} ({efficiency['min']:.2f} to {efficiency['max']:.2f})",
-    )
-
-
-def print_scaling(found: dict[str, dict[str, Any]]) -> None:
-    """The times along each axis, and the line through them."""
-    for axis, line in found.items():
-        points = zip(line["values"], line["seconds"], strict=True)
-        said = ", ".join(f"{1e3 * seconds:.3g} ms at {value}" for value, seconds in points)
-        print(f"iwae50 against {axis}: {said}")
-        print(
-            f"  a line in the flop: R^2 = {line['r_squared']:.4f}, {1e3 * line['intercept']:.3g} ms "
-            f"and {1e12 * line['slope']:.3g} ms a GFLOP"
-        )
-
-
-def print_changes(old: dict[str, Any], record: dict[str, Any], path: Path | None) -> None:
-    """A row for each workload that can be compared, new / old."""
-    changes, left_out = compare_records(old, record)
-    print(f"against {path} (JAX {old['machine'].get('jax')}), new / old:")
-    rows = [(c.name, f"{c.steps_per_s:.3f}", f"{c.memory:.3f}", c.verdict) for c in changes]
-    print_table([("", "steps/s", "memory", "beyond the spread"), *rows])
-    for sentence in left_out:
-        print(f"  {sentence}")
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from jaxvae.bench.workloads import WorkloadName
+from jaxvae.networks import Precision
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.studies import Settings
 
@@ -144,7 +145,8 @@ class Bench:
     """Measure how fast training and evaluation run on this machine.
 
     The workloads take turns. Their data are random bits of MNIST's shape, on the device. `efficiency` is
-    the time of a step's matrix products and convolutions alone over the time of the step.
+    the time of a step's matrix products and convolutions alone over the time of the step; `of matmul`
+    the flop a second of the step over that of one large matrix product, timed in the same rounds.
     """
 
     workloads: tuple[WorkloadName, ...] = get_args(WorkloadName)
@@ -155,14 +157,23 @@ class Bench:
     """About how long a turn takes."""
     batch_size: int | None = None
     """Examples a step; each workload's own if not given. Of `evaluation`, the images of a call."""
+    precision: Precision = "float32"
+    """Of the products, as of `jaxvae train`: float32 is what JAX does with it on the device, on GPUs
+    often TensorFloat-32; bfloat16 rounds the operands and sums in float32; highest is all of float32."""
+    peers: Flag = False
+    """Time the steps of `vae` and `iwae50` in PyTorch, eager and compiled, and in NumPyro too, in the same
+    rounds, and print how many times as fast jaxvae is. What is not installed is left out."""
+    torch_python: Path | None = None
+    """The interpreter that has PyTorch, for --peers; this one if not given. It needs no jaxvae."""
     out: Path | None = None
     """Where to write the numbers (JSON)."""
     compare: Path | None = None
-    """What an earlier `jaxvae bench --out` wrote on this machine: print new / old."""
+    """What an earlier `jaxvae bench --out` wrote on this machine, in this precision: print new / old."""
     figure: Path | None = None
-    """Where to write a picture of the efficiencies (.png)."""
+    """Where to write a picture of the efficiencies, and of the ratios to the peers (.png)."""
     scaling: Flag = False
-    """Time `iwae50` against batch, K and width as well, with a line through each."""
+    """Time `iwae50` against batch, K and width as well, with a line through each; on 1, 2, 4, .. devices;
+    by jit, pmap and shard on one; and 8 models of `vae` and of `iwae50` in one program."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,21 @@
-"""How near the workloads of `jaxvae bench` come to the time of their products alone."""
+"""How near the workloads of `jaxvae bench` come to the time of their products alone, and ratios to peers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxvae.reports.style import BLUE, INK, MUTED, frame
+from jaxvae.reports.style import BLUE, DPI, INK, MUTED, ORANGE, WIDTH, bare
+
+Spread = Mapping[str, float]
 
 
 def efficiency_bars(workloads: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A bar a workload: time of its products alone over time of its step; whiskers span the rounds.
+
+    Below, where peers were timed, a bar for each: steps a second here over there.
 
     Args:
         workloads: name -> what `jaxvae.bench.measure` found.
@@ -18,24 +23,53 @@ def efficiency_bars(workloads: Mapping[str, Mapping[str, Any]]) -> Figure:
     Returns:
         The figure.
     """
-    names = list(workloads)
-    found = [workloads[name]["efficiency"] for name in names]
+    peers = {
+        f"{name} / {peer}": one
+        for name, found in workloads.items()
+        for peer, one in found.get("peers", {}).items()
+    }
+    heights = [0.9 + 0.42 * len(bars) for bars in (workloads, peers) if bars]
+    figure = Figure((WIDTH, sum(heights)), dpi=DPI, layout="constrained", facecolor="white")
+    parts = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    _bars(
+        parts[0],
+        [f"{name}, batch {found['batch_size']}" for name, found in workloads.items()],
+        [found["efficiency"] for found in workloads.values()],
+        [
+            f"{found['steps_per_s']['median']:.3g} steps/s, "
+            f"{found['flop_per_s']['median'] / 1e9:.3g} GFLOP/s"
+            for found in workloads.values()
+        ],
+        BLUE,
+    )
+    parts[0].set_xticks([0, 0.25, 0.5, 0.75, 1])
+    parts[0].set_xlabel("time of the products alone / time of the step")
+    if peers:
+        _bars(
+            parts[1],
+            list(peers),
+            [one["ratio"] for one in peers.values()],
+            [f"its {one['steps_per_s']['median']:.3g} steps/s" for one in peers.values()],
+            ORANGE,
+        )
+        parts[1].set_xlabel("steps a second of jaxvae / of the peer, in the same rounds")
+    return figure
+
+
+def _bars(
+    axes: Axes, names: Sequence[str], found: Sequence[Spread], texts: Sequence[str], color: str
+) -> None:
+    """Bars with whiskers from the least to the most, a dotted line at 1, and words at the right."""
     median = np.array([one["median"] for one in found])
     ends = np.array([[one["median"] - one["min"], one["max"] - one["median"]] for one in found]).T
-    far = max(1.0, *(one["max"] for one in found))
-    figure, axes = frame(0.9 + 0.42 * len(names))
-    places = range(len(names))
-    axes.barh(places, median, height=0.6, color=BLUE)
+    far, places = max(1.0, *(one["max"] for one in found)), range(len(names))
+    bare(axes)
+    axes.barh(places, median, height=0.6, color=color)
     axes.errorbar(median, places, xerr=ends, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
-    for place, name in zip(places, names, strict=True):
-        one = workloads[name]
-        speed, flop = one["steps_per_s"]["median"], one["flop_per_s"]["median"] / 1e9
-        text = f"{speed:.3g} steps/s, {flop:.3g} GFLOP/s"
+    for place, text in zip(places, texts, strict=True):
         axes.text(1.04 * far, place, text, va="center", fontsize=8, color=MUTED)
     axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, [f"{name}, {workloads[name]['batch_size']}" for name in names])
-    axes.set_xlim(0, 1.6 * far)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_yticks(places, names)
+    axes.set_xlim(0, 1.7 * far)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= far])  # no bar is beyond
     axes.invert_yaxis()
-    axes.set_xlabel("time of the products alone / time of the step (workload, batch size)")
-    return figure

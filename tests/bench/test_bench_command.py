@@ -14,12 +14,13 @@ from jaxvae.bench import (
     lines,
     machine,
     products_of,
-    rounds,
     scaling,
+    turns,
 )
-from jaxvae.bench.rounds import calibrate, measure
+from jaxvae.bench.rounds import measure
+from jaxvae.bench.turns import calibrate, in_turn
 from jaxvae.bench.workloads import Job, draw_rows
-from jaxvae.cli.bench import print_changes, print_scaling
+from jaxvae.cli.bench_tables import microseconds, print_changes, print_scaling
 from jaxvae.cli.commands import COMMANDS
 from jaxvae.cli.main import main
 from jaxvae.reports.figures import efficiency_bars
@@ -34,6 +35,8 @@ def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "new.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxvae.cli.bench.ROWS", 50)
+        patch.setattr("jaxvae.bench.ceiling.SIZES", {})
+        patch.setattr("jaxvae.bench.ceiling.OTHER_SIZE", 48)
         patch.setattr("jaxvae.cli.bench.draw_rows", lambda: draw_rows(50))
         main(["bench", *TINY, "--out", str(path), "--figure", str(path.with_suffix(".png"))])
     return path
@@ -49,8 +52,13 @@ def test_what_is_written(written):
     assert found["batch_size"] == 4
     for name in ("compile_s", "memory_bytes", "steps_a_round"):
         assert found[name] > 0
-    for name in ("steps_per_s", "examples_per_s", "flop_per_s", "efficiency"):
+    for name in ("steps_per_s", "examples_per_s", "flop_per_s", "efficiency", "of_matmul"):
         assert 0 < found[name]["min"] <= found[name]["median"] <= found[name]["max"] < math.inf
+    matmul = record["matmul"]
+    assert (matmul["size"], matmul["dtype"], matmul["flop"]) == (48, "float32", 2 * 48**3)
+    share = found["flop_per_s"]["median"] / matmul["flop_per_s"]["median"]  # of the only round
+    assert found["of_matmul"]["median"] == pytest.approx(share)
+    assert "peers" not in found
     assert written.with_suffix(".png").stat().st_size > 1000
 
 
@@ -124,6 +132,13 @@ def fails(capsys):
         ("--out missing/new.json", "out: cannot write to missing/new.json: there is no folder"),
         ("--out .", "it is a folder"),
         ("--figure picture.pdf", "figure: expected a file that ends in .png"),
+        ("--precision float16", "float16"),
+        ("--torch-python python", "torch_python: has no effect without --peers"),
+        (
+            "--peers --torch-python python",
+            "torch_python: expected a Python interpreter, there is none",
+        ),
+        ("--peers --workloads ssvae", "peers: expected vae or iwae50 among the workloads"),
         ("--compare none.json", "compare: cannot read none.json: No such file"),
     ],
 )
@@ -134,7 +149,7 @@ def test_refusals(fails, tmp_path, monkeypatch, options, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"format": "jaxvae bench 1", "machine": {}, "workloads": {}}']
+    "text", ["", "{}", "[1]", '{"format": "jaxvae bench 2", "machine": {}, "workloads": {}}']
 )
 def test_a_damaged_record_is_refused(fails, tmp_path, text):
     path = tmp_path / "old.json"
@@ -156,6 +171,11 @@ def test_a_record_of_another_machine_is_refused(fails, written, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(record))
     assert "measured elsewhere: device 'TPU v9' there" in fails("--compare", path)
+
+
+def test_a_record_of_another_precision_is_refused(fails, written):
+    line = fails("--compare", written, "--precision", "bfloat16")
+    assert "precision 'float32' there, 'bfloat16' here" in line
 
 
 def test_what_is_measured_is_checked():
@@ -183,14 +203,16 @@ def test_a_line_is_fitted():
 def clock(monkeypatch):
     """A clock that only the test moves."""
     now = [0.0]
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
     return now
 
 
 def test_a_line_through_times_that_are_known(clock, monkeypatch):
     """A step of 1 ms and 1 ns a flop, 10 ms a dispatch."""
 
-    def job(batch_size, rows, *, num_samples, width):
+    def job(layers, batch_size, rows, precision):
+        width, _, num_samples = layers
+        assert precision == "highest"
         x, w = jnp.zeros((batch_size * num_samples, width)), jnp.zeros((width, 3))
         products = products_of(jnp.matmul, x, w)
 
@@ -199,9 +221,10 @@ def test_a_line_through_times_that_are_known(clock, monkeypatch):
 
         return Job(run, batch_size, 1.0, 1, products)
 
-    monkeypatch.setattr(lines, "iwae", job)
+    monkeypatch.setattr(lines, "layers_job", job)
     axes = {"batch_size": (20, 40, 80), "width": (100, 200, 400)}
-    found = scaling(draw_rows(1), rounds=1, seconds_a_round=1e4, axes=axes)
+    timing = {"rounds": 1, "seconds_a_round": 1e4, "precision": "highest"}
+    found = scaling(draw_rows(1), **timing, axes=axes)
     assert found["batch_size"]["flop"] == [2 * n * 50 * 200 * 3 for n in (20, 40, 80)]
     for line in found.values():
         assert line["r_squared"] == pytest.approx(1)
@@ -218,10 +241,41 @@ def test_calibration_takes_the_cost_of_a_dispatch_out(clock):
     assert 500 <= calibrate(run, 10.0) <= 1100
 
 
+def test_turns_are_dealt_out_by_round(clock):
+    order = []
+
+    def run_of(name, seconds):
+        def run(steps):
+            order.append(name)
+            clock[0] += seconds * steps
+
+        return run
+
+    times = in_turn([run_of("a", 1.0), run_of("b", 3.0)], 3, 1.0)
+    assert times == [[1.0] * 3, [3.0] * 3]
+    assert order[-6:] == ["a", "b"] * 3
+
+
+def test_microseconds():
+    assert (microseconds(0.0123), microseconds(6.04e-5)) == ("12,300", "60.4")
+
+
+def widths(axes):
+    return [bar.get_width() for bar in axes.patches]
+
+
 def test_figure_has_a_bar_for_each():
     found = {"median": 0.8, "min": 0.7, "max": 1.2}
     one = {"batch_size": 8, "efficiency": found, "steps_per_s": found, "flop_per_s": found}
     figure = efficiency_bars({"vae": one, "iwae50": one})
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.8, 0.8]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["vae, 8", "iwae50, 8"]
+    assert widths(axes) == [0.8, 0.8]
+    peer = {"ratio": {"median": 2.5, "min": 2.0, "max": 3.0}, "steps_per_s": found}
+    beside = {"iwae50": {**one, "peers": {"torch-eager": peer}}}
+    _, ratios = efficiency_bars({"vae": one, **beside}).axes
+    assert widths(ratios) == [2.5]
+    assert [label.get_text() for label in ratios.get_yticklabels()] == ["iwae50 / torch-eager"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "vae, batch 8",
+        "iwae50, batch 8",
+    ]

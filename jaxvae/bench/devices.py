@@ -1,0 +1,214 @@
+"""How the step of `iwae50` speeds up with the number of devices, and what each way to run it costs on one."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxvae.bench.rounds import require_usable
+from jaxvae.bench.turns import in_turn, spread
+from jaxvae.bench.workloads import LAYERS, WORKLOADS
+from jaxvae.networks import Precision, with_precision
+from jaxvae.parallel import pmap, shard
+from jaxvae.placement import put, replicated
+from jaxvae.training.step import Step, TrainState, init, make_step
+
+FIXED_BATCH_SIZE = 160
+"""The batch that is dealt out over more and more devices."""
+
+
+def over_devices(
+    rows: Array,
+    *,
+    rounds: int,
+    seconds_a_round: float,
+    precision: Precision = "float32",
+    fixed: int = FIXED_BATCH_SIZE,
+    each: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Time the step of `iwae50`, by `jaxvae.parallel.shard`, on 1, 2, 4, .. devices, all of them at last.
+
+    `speed_up = examples/s on n devices / examples/s on one`, within a round: n at best.
+
+    Args:
+        rows: [N, 28, 28], from `draw_rows`.
+        rounds: how often each number of devices has its turn.
+        seconds_a_round: about how long a turn takes.
+        precision: of the products.
+        fixed: the batch size that is the same on any number of devices.
+        each: the batch size of each device, where the batch grows with their number; that of the
+            workload if not given.
+        say: called with a line about what goes on.
+
+    Returns:
+        `fixed` and `growing` -> `devices`, `batch_size`, `seconds` a step (medians), `speed_up` (spreads),
+        and `left_out`, a line for each number of devices that the batch or the rows cannot be dealt out to.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+    require_usable(rounds, seconds_a_round)
+    each = each or WORKLOADS["iwae50"].batch_size
+    counts = device_counts(jax.device_count())
+    found = {}
+    for name, sizes in (("fixed", [fixed] * len(counts)), ("growing", [each * n for n in counts])):
+        points, left_out = [], []
+        for count, size in zip(counts, sizes, strict=True):
+            reason = why_not(count, size, len(rows))
+            if reason is None:
+                points.append((count, size))
+            else:
+                left_out.append(f"{count} devices left out: {reason}")
+                say(left_out[-1])
+        runs = []
+        for count, size in points:
+            say(f"iwae50 on {count} devices, batch {size}: compiling")
+            runs.append(sharded_run(rows, size, count, precision))
+        turns = in_turn(runs, rounds, seconds_a_round)
+        found[name] = {
+            "devices": [count for count, _ in points],
+            "batch_size": [size for _, size in points],
+            "seconds": [statistics.median(times) for times in turns],
+            "speed_up": [
+                spread(
+                    [
+                        size / s / (points[0][1] / one)
+                        for s, one in zip(times, turns[0], strict=True)
+                    ]
+                )
+                for (_, size), times in zip(points, turns, strict=True)
+            ],
+            "left_out": left_out,
+        }
+    return found
+
+
+def device_counts(most: int) -> list[int]:
+    """Powers of two, and all there are.
+
+    >>> device_counts(1), device_counts(6), device_counts(8)
+    ([1], [1, 2, 4, 6], [1, 2, 4, 8])
+    """
+    return sorted({*(2**i for i in range(most.bit_length())), most})
+
+
+def why_not(devices: int, batch_size: int, num_rows: int) -> str | None:
+    """Why a batch is not dealt out to so many devices; None if it is.
+
+    >>> why_not(3, 160, 60_000)
+    'a batch of 160 does not divide by 3'
+    """
+    if batch_size % devices:
+        return f"a batch of {batch_size} does not divide by {devices}"
+    if batch_size > num_rows:
+        return f"a batch of {batch_size} is more than the {num_rows:,} rows"
+    return None
+
+
+def sharded_run(
+    rows: Array, batch_size: int, devices: int, precision: Precision
+) -> Callable[[int], None]:
+    """Many steps in one dispatch, each batch dealt out over the devices, as `jaxvae train` runs them."""
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    everywhere = replicated(mesh)
+    bare, state = step_and_state(precision)
+    step = shard(bare, mesh)
+    starts = len(rows) - batch_size + 1
+
+    @partial(jax.jit, donate_argnums=0)
+    def loop(state: TrainState, rows: Array, steps: Array) -> TrainState:
+        def one(_: Array, state: TrainState) -> TrainState:
+            start = state.step * batch_size % starts
+            return step(state, jax.lax.dynamic_slice_in_dim(rows, start, batch_size))[0]
+
+        state = jax.lax.fori_loop(0, steps, one, state)
+        return jax.lax.with_sharding_constraint(state, everywhere)
+
+    rows, state = put(rows, everywhere), put(jax.tree.map(jnp.copy, state), everywhere)
+
+    def run(steps: int) -> None:
+        nonlocal state
+        state = jax.block_until_ready(loop(state, rows, put(jnp.int32(steps), everywhere)))
+
+    return run
+
+
+def ways_on_one_device(
+    rows: Array,
+    *,
+    rounds: int,
+    seconds_a_round: float,
+    precision: Precision = "float32",
+    batch_size: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Time the step of `iwae50` on one device by `jit`, by `pmap` and by `shard`, a dispatch a step.
+
+    Args:
+        rows: [N, 28, 28], from `draw_rows`.
+        rounds: how often each has its turn.
+        seconds_a_round: about how long a turn takes.
+        precision: of the products.
+        batch_size: examples a step; that of the workload if not given.
+        say: called with a line about what goes on.
+
+    Returns:
+        `jit`, `pmap` and `shard` -> `seconds` a step (median) and `ratio`, a spread: the time over that
+        of `jit` in the same round.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+    require_usable(rounds, seconds_a_round)
+    say("iwae50 by jit, pmap and shard on one device: compiling")
+    bare, state = step_and_state(precision)
+    batch = rows[: batch_size or WORKLOADS["iwae50"].batch_size]
+    device = jax.devices()[:1]
+    ways: dict[str, Step] = {
+        "jit": jax.jit(bare),
+        "pmap": pmap(bare, devices=device),
+        "shard": shard(bare, Mesh(np.array(device), ("data",))),
+    }
+    turns = in_turn(
+        [_called(step, state, batch) for step in ways.values()], rounds, seconds_a_round
+    )
+    return {
+        name: {
+            "seconds": statistics.median(times),
+            "ratio": spread(ratios(times, turns[0])),
+        }
+        for name, times in zip(ways, turns, strict=True)
+    }
+
+
+def ratios(times: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Time over time, round by round."""
+    return [one / other for one, other in zip(times, base, strict=True)]
+
+
+def step_and_state(precision: Precision) -> tuple[Step, TrainState]:
+    """The step of `iwae50` with Adam, and the state before the first."""
+    model, objective = LAYERS["iwae50"].build(jax.random.key(0))
+    optimizer = optax.adam(1e-3)
+    state = init(jax.random.key(2), with_precision(model, precision), optimizer)
+    return make_step(objective, optimizer), state
+
+
+def _called(step: Step, state: TrainState, batch: Array) -> Callable[[int], None]:
+    """Call a step again and again, its state handed on."""
+
+    def run(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    return run

@@ -1,0 +1,87 @@
+"""The step through NumPyro's SVI, compiled, many updates in one dispatch on slices of the rows."""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+from numpyro.contrib.module import nnx_module
+from numpyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
+
+
+def build(options: argparse.Namespace) -> tuple[Any, ...]:
+    """The step, in the order that `jaxvae.bench.peers.serve.Step` has.
+
+    Raises:
+        RuntimeError: JAX runs on another platform here.
+    """
+    if jax.default_backend() != options.platform:
+        raise RuntimeError(f"JAX runs on {jax.default_backend()} here, not on {options.platform}")
+    if options.precision == "highest":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    batch_size = options.batch_size
+    bits = jax.random.bernoulli(jax.random.key(1), 0.3, (options.rows, 784))
+    rows, starts = bits.astype(jnp.float32), options.rows - batch_size + 1
+    svi = inference(options.width, options.latent_dim, options.num_samples)
+    state = svi.init(jax.random.key(2), rows[:batch_size])
+    count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(svi.get_params(state)))
+
+    @partial(jax.jit, donate_argnums=0)
+    def loop(carry: Any, rows: Array, steps: Array) -> Any:
+        def one(_: Array, carry: Any) -> Any:
+            state, taken = carry
+            x = jax.lax.dynamic_slice_in_dim(rows, taken * batch_size % starts, batch_size)
+            return svi.update(state, x)[0], taken + 1
+
+        return jax.lax.fori_loop(0, steps, one, carry)
+
+    # Copied, since donation wants every buffer once.
+    carry = jax.tree.map(jnp.copy, (state, jnp.int32(0)))
+
+    def run(steps: int) -> None:
+        nonlocal carry
+        carry = jax.block_until_ready(loop(carry, rows, jnp.int32(steps)))
+
+    def loss() -> float:
+        return float(jax.jit(svi.evaluate)(carry[0], rows[:batch_size])) / batch_size
+
+    return numpyro.__version__, count, loss, run
+
+
+def inference(width: int, latent_dim: int, num_samples: int) -> SVI:
+    """The ELBO with its closed-form KL for one sample, else the IWAE bound (Renyi's with alpha = 0)."""
+    encoder = layers(784, width, 2 * latent_dim, nnx.Rngs(0))
+    decoder = layers(latent_dim, width, 784, nnx.Rngs(1))
+
+    def model(x: Array) -> None:
+        likelihood = nnx_module("decoder", decoder)
+        with numpyro.plate("rows", len(x)):
+            prior = dist.Normal(jnp.zeros(latent_dim), jnp.ones(latent_dim)).to_event(1)
+            z = numpyro.sample("z", prior)
+            numpyro.sample("x", dist.Bernoulli(logits=likelihood(z)).to_event(1), obs=x)
+
+    def guide(x: Array) -> None:
+        mean, raw = jnp.split(nnx_module("encoder", encoder)(x), 2, axis=-1)
+        scale = jnp.sqrt(jax.nn.softplus(raw) + 1e-8)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("z", dist.Normal(mean, scale).to_event(1))
+
+    elbo = RenyiELBO(alpha=0, num_particles=num_samples)
+    loss = TraceMeanField_ELBO() if num_samples == 1 else elbo
+    return SVI(model, guide, numpyro.optim.Adam(1e-3), loss)
+
+
+def layers(inputs: int, width: int, outputs: int, rngs: nnx.Rngs) -> nnx.Sequential:
+    """Two hidden layers with tanh, initialised as Flax does."""
+    return nnx.Sequential(
+        nnx.Linear(inputs, width, rngs=rngs),
+        jnp.tanh,
+        nnx.Linear(width, width, rngs=rngs),
+        jnp.tanh,
+        nnx.Linear(width, outputs, rngs=rngs),
+    )

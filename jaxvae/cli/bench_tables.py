@@ -1,0 +1,143 @@
+"""What `jaxvae bench` prints: a table of the workloads, a line for each comparison."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvae.bench import compare_records
+from jaxvae.cli.tables import print_table
+
+HEAD = (
+    "",
+    "batch",
+    "compile s",
+    "us/step",
+    "steps/s",
+    "least",
+    "most",
+    "examples/s",
+    "GFLOP/s",
+    "of matmul",
+    "MB",
+    "efficiency",
+)
+
+
+RESTLESS = 1.5
+"""How much a ratio may differ from round to round on a machine at rest."""
+
+
+def print_found(record: Mapping[str, Any]) -> None:
+    """The machine, a row a workload, the large product, and a line a peer."""
+    where, matmul = record["machine"], record["matmul"]
+    print(
+        f"{where['device']}, {where['cpu_count']} of {where['cpu']}, JAX {where['jax']}, "
+        f"{where['precision']}, random bits"
+    )
+    print_table([HEAD, *(_row(name, found) for name, found in record["workloads"].items())])
+    size, speed = f"{matmul['size']:,}", matmul["flop_per_s"]
+    print(
+        f"matmul: {size} x {size} of {matmul['dtype']}, {speed['median'] / 1e9:,.1f} GFLOP/s "
+        f"({speed['min'] / 1e9:,.1f} to {speed['max'] / 1e9:,.1f})"
+    )
+    beside = {
+        f"{name} / {peer}": one
+        for name, found in record["workloads"].items()
+        for peer, one in found.get("peers", {}).items()
+    }
+    rows = [
+        (
+            name,
+            f"{one['ratio']['median']:.2f}x",
+            f"({one['ratio']['min']:.2f} to {one['ratio']['max']:.2f})",
+            f"{one['steps_per_s']['median']:.4g}",
+            f"{one['warm_up_s']:.1f}",
+            one["version"],
+        )
+        for name, one in beside.items()
+    ]
+    if rows:
+        print("steps/s of jaxvae / of a peer, in the same rounds:")
+        print_table([("", "ratio", "least to most", "its steps/s", "warm-up s", "version"), *rows])
+    if any(one["ratio"]["max"] > RESTLESS * one["ratio"]["min"] for one in beside.values()):
+        print("  the ratios differ much from round to round: is something else running?")
+    for line in record["peers_left_out"]:
+        print(f"  {line}")
+
+
+def around(spread: Mapping[str, float]) -> str:
+    """The median, and the least and most in brackets."""
+    return f"{spread['median']:.2f} ({spread['min']:.2f} to {spread['max']:.2f})"
+
+
+def microseconds(seconds: float) -> str:
+    """Whole ones, or one digit behind the point below a hundred."""
+    return f"{1e6 * seconds:,.0f}" if seconds > 1e-4 else f"{1e6 * seconds:.1f}"
+
+
+def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    speed = found["steps_per_s"]
+    return (
+        name,
+        str(found["batch_size"]),
+        f"{found['compile_s']:.1f}",
+        microseconds(1 / speed["median"]),
+        *(f"{speed[key]:.4g}" for key in ("median", "min", "max")),
+        f"{found['examples_per_s']['median']:,.0f}",
+        f"{found['flop_per_s']['median'] / 1e9:.1f}",
+        f"{found['of_matmul']['median']:.2f}",
+        f"{found['memory_bytes'] / 1e6:.1f}",
+        around(found["efficiency"]),
+    )
+
+
+def print_more(record: Mapping[str, Any]) -> None:
+    """What --scaling measured, where it was asked for."""
+    print_scaling(record.get("scaling", {}))
+    print_devices(record.get("devices", {}))
+    for name, way in record.get("ways", {}).items():
+        time = f"{1e3 * way['seconds']:.3g} ms a step"
+        print(
+            f"iwae50 by {name} on one device, a dispatch a step: {time}, {around(way['ratio'])} of jit"
+        )
+    for name, found in record.get("seeds", {}).items():
+        models, ratio = found["models"], around(found["ratio"])
+        print(
+            f"{models} models of {name} together: {1e3 * found['seconds']:.3g} ms a step of all, "
+            f"{ratio} of {models} times one alone"
+        )
+
+
+def print_scaling(found: dict[str, dict[str, Any]]) -> None:
+    """The times along each axis, and the line through them."""
+    for axis, line in found.items():
+        points = zip(line["values"], line["seconds"], strict=True)
+        said = ", ".join(f"{1e3 * seconds:.3g} ms at {value}" for value, seconds in points)
+        print(f"iwae50 against {axis}: {said}")
+        print(
+            f"  a line in the flop: R^2 = {line['r_squared']:.4f}, {1e3 * line['intercept']:.3g} ms "
+            f"and {1e12 * line['slope']:.3g} ms a GFLOP"
+        )
+
+
+def print_devices(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The speed-up on more and more devices."""
+    for name, line in found.items():
+        what = "with a batch that grows" if name == "growing" else "with the same batch"
+        print(f"iwae50 over devices {what}, examples/s over those of one:")
+        points = (line[key] for key in ("devices", "batch_size", "seconds", "speed_up"))
+        for count, size, seconds, ratio in zip(*points, strict=True):
+            time = f"{1e3 * seconds:.3g} ms a step"
+            print(f"  {count} (batch {size}): {around(ratio)}, {time}")
+        for sentence in line["left_out"]:
+            print(f"  {sentence}")
+
+
+def print_changes(old: dict[str, Any], record: dict[str, Any], path: Path | None) -> None:
+    """A row for each workload that can be compared, new / old."""
+    changes, left_out = compare_records(old, record)
+    print(f"against {path} (JAX {old['machine'].get('jax')}), new / old:")
+    rows = [(c.name, f"{c.steps_per_s:.3f}", f"{c.memory:.3f}", c.verdict) for c in changes]
+    print_table([("", "steps/s", "memory", "beyond the spread"), *rows])
+    for sentence in left_out:
+        print(f"  {sentence}")
