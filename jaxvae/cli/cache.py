@@ -22,7 +22,7 @@ SWITCH = "JAXVAE_COMPILATION_CACHE"
 OWN_SWITCHES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 """JAX's own, which win."""
 
-MIN_COMPILE_S = 0.2  # what compiles faster is not worth a file
+MIN_COMPILE_S = 0.01  # a run compiles dozens of small programs too, which together take a second
 MAX_BYTES = 2**30
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxvae.data import describe, load
+from jaxvae.data import describe, embedded, load
 from jaxvae.data.splits import permutation
 from jaxvae.types import InputError
 
@@ -133,3 +133,8 @@ def test_import_is_light():
     code = f"import jaxvae.data, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_digits_where_their_file_lies_elsewhere(digits, monkeypatch):
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    assert load("digits").record() == digits.record()

@@ -34,14 +34,15 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
     @partial(jax.jit, donate_argnums=0)
     def loop(carry: Any, rows: Array, steps: Array) -> Any:
         def one(_: Array, carry: Any) -> Any:
-            state, taken = carry
+            state, taken, _ = carry
             x = jax.lax.dynamic_slice_in_dim(rows, taken * batch_size % starts, batch_size)
-            return svi.update(state, x)[0], taken + 1
+            state, loss = svi.update(state, x)  # without its loss it would not be computed
+            return state, taken + 1, loss
 
         return jax.lax.fori_loop(0, steps, one, carry)
 
     # Copied, since donation wants every buffer once.
-    carry = jax.tree.map(jnp.copy, (state, jnp.int32(0)))
+    carry = jax.tree.map(jnp.copy, (state, jnp.int32(0), jnp.zeros(())))
 
     def run(steps: int) -> None:
         nonlocal carry
