@@ -5,7 +5,15 @@ memory that does not grow with the rows.
 
     python experiments/streaming.py --data DIR          # of TFDS, with mnist:3.0.1 prepared as array_record
 
-Measured: not yet.
+Measured (two cores of an AMD EPYC, JAX 0.10.2, a machine shared with others; 4 minutes), medians of 7 rounds:
+
+    memory: a file of 784 MB, 8 epochs at 75,036 rows/s; 749 MB early, 795 to 845 MB from the first epoch on, 812 MB at the end
+    decode: 76.7 us of a processor an image, from file to array
+    batch 20    streamed / memory: speed 0.951 (0.711 to 1.044), processor time 1.059; the same bits after 2,400 steps
+    batch 128   streamed / memory: speed 0.889 (0.833 to 1.179), processor time 1.135; the same bits after 368 steps
+
+The workload of the claim is batch 20. Decoding takes 77 us of about 1,300 that an image costs both processors, 6 %; the rest of
+the differences lies within those from round to round.
 
 Workload `iwae50`: 784-200-200-z50, tanh, Bernoulli, IWAE with K = 50, Adam, float32, bits drawn anew at every step. Both feeds
 have compiled and read their first rows; then they take turns in one process, and the ratios are those of turns side by side.
