@@ -97,7 +97,10 @@ SHORT = {
         r"the same bits after \d+ steps: True",
     ),
     "precision": ("--seeds 1 --total-steps 4 --rounds 0", r"mean +float32 -\d+\.\d+ \+- \d+\.\d+"),
-    "many_seeds": ("--once vmap --workload digits --runs 2", r'"wall_ms"'),
+    "many_seeds": (
+        "--runs 2 --rounds 1 --total-steps 4",
+        r"--seeds 2 costs \d+\.\d\d single runs: wall_s",
+    ),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
 }
