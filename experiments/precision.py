@@ -11,9 +11,9 @@ Measured (two cores of an AMD EPYC with AVX-512 BF16 and no AMX, JAX 0.10.2, oth
     seed 2   float32 -22.933 +- 0.255   bfloat16 -22.932 +- 0.255   more 0.001 +- 0.001
     mean     float32 -22.903 +- 0.249   bfloat16 -22.903 +- 0.249   more -0.000 +- 0.001
 
-    vae     batch 128   step 0.96x (0.84 to 1.03)   products alone 0.73x (0.63 to 0.78)
-    iwae50  batch 20    step 0.93x (0.31 to 1.95)   products alone 0.73x (0.55 to 1.51)
-    iwae50  batch 128   step 0.94x (0.72 to 1.12)   products alone 0.81x (0.58 to 1.45)
+    vae     batch 128   step 0.97x (0.80 to 1.13)   products alone 0.78x (0.64 to 0.91)
+    iwae50  batch 20    step 0.90x (0.74 to 1.09)   products alone 0.76x (0.67 to 0.87)
+    iwae50  batch 128   step 0.92x (0.84 to 1.50)   products alone 0.63x (0.53 to 0.71)
 
 The times say that bfloat16 gains little on such a CPU, and no more: their spread is that of the other programs. XLA computes
 the forward products there from bfloat16; the factors in those of the gradients it widens to float32 again after the rounding.
