@@ -39,4 +39,5 @@ def _table() -> np.ndarray:
             return np.loadtxt(path, delimiter=",", dtype=np.float32)
     from sklearn.datasets import load_digits
 
-    return np.column_stack(load_digits(return_X_y=True))
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])  # type: ignore[attr-defined]
