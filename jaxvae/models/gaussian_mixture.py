@@ -179,8 +179,13 @@ class GaussianMixture(nnx.Module):
         residuals = flat(x, self.event_shape)[None] - self.means[...]
         log_scales = self._log_scales()
         if self.covariance == "full":
-            solve = jax.vmap(lambda tril, r: solve_triangular(tril, r, lower=True))
-            standard = solve(self._trils(), residuals)
+            # The factors are inverted, once for all examples: to solve for each of them would gather
+            # those that lie on several devices.
+            identity = jnp.eye(residuals.shape[1])
+            inverses = jax.vmap(lambda tril: solve_triangular(tril, identity, lower=True))(
+                self._trils()
+            )
+            standard = jax.vmap(jnp.dot)(inverses, residuals)
         else:
             standard = residuals * jnp.exp(-log_scales)
         squares = jnp.sum(standard**2, axis=1) + residuals.shape[1] * jnp.log(2 * jnp.pi)

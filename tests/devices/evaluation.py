@@ -139,7 +139,7 @@ def check_em_step():
     bare = jv.training.make_em_step(start)
     steps = jax.jit(jv.parallel.shard(bare, data_mesh(8))), jax.jit(bare)
     (after, metrics), (of_one, metrics_of_one) = (
-        jax.block_until_ready(step(state, xs)) for step, xs in zip(steps, both(XS), strict=True)
+        jax.block_until_ready(step(state, xs)) for step, xs in zip(steps, both(MANY), strict=True)
     )
     same(
         (dict(metrics), jax.tree.leaves(after.model)),
@@ -148,6 +148,8 @@ def check_em_step():
     nearly_an_eighth(
         *(flop_of(step, state, xs) for step, xs in zip(steps, both(MANY), strict=True))
     )
+    program = steps[0].lower(state, both(MANY)[0]).compile().as_text()
+    assert "all-gather" not in program  # only sums leave a device
 
 
 def both(xs):
