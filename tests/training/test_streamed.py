@@ -322,10 +322,10 @@ def test_an_interrupt_while_waiting(folder):
                 waits.set()
             return super()._chunk_of(state, step)
 
-    feed, _ = counted(folder, lambda calls: gate.wait(10) if calls > 3 else None, kind=Watched)
+    feed, _ = counted(folder, lambda calls: gate.wait(120) if calls > 3 else None, kind=Watched)
 
     def interrupt():
-        waits.wait(10)
+        waits.wait(120)
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
