@@ -185,9 +185,9 @@ def data_mesh(devices: int | None = None) -> Mesh | None:
     processes = jax.process_count()
     wanted = jax.device_count() if devices is None else devices
     if processes == 1:
-        found = _first_devices(wanted)
+        found = first_devices(wanted)
         return None if wanted == 1 else Mesh(np.array(found), ("data",))
-    _first_devices(wanted)
+    first_devices(wanted)
     if wanted % processes:
         raise InputError(
             f"devices: expected a multiple of {processes}, the number of processes, got {wanted}"
@@ -284,10 +284,15 @@ def _require_devices(devices: Sequence[Any] | int | None) -> list[Any]:
         if not found:
             raise InputError("devices: expected at least one device, got none")
         return found
-    return _first_devices(devices)
+    return first_devices(devices)
 
 
-def _first_devices(devices: int) -> list[Any]:
+def first_devices(devices: int) -> list[Any]:
+    """So many of `jax.devices()`.
+
+    Raises:
+        InputError: there are fewer.
+    """
     require_positive(devices=devices)
     if devices > jax.device_count():
         raise InputError(

@@ -23,7 +23,8 @@ from jaxvae.runs.compare import compare
 from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import default_name, writing
 from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
-from jaxvae.runs.train import Interrupted, Reporter, load_model, resume, train
+from jaxvae.runs.train import load_model, resume, train
+from jaxvae.runs.watch import Interrupted, Reporter
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model, require_positive
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from jaxvae.evaluation import mean_and_error
 from jaxvae.runs.evaluate import measure, observed, summary
 from jaxvae.runs.folder import RunFolder
-from jaxvae.runs.train import SAME_DATA, load_model
+from jaxvae.runs.train import load_model
+from jaxvae.runs.watch import SAME_DATA
 from jaxvae.types import InputError
 
 Progress = Callable[[str, int, int], None]

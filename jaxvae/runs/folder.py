@@ -58,24 +58,11 @@ class RunFolder:
         Raises:
             InputError: it exists, or cannot be made.
         """
-        path = Path(path)
-        with writing(path):
-            if path.exists():
-                raise InputError(
-                    f"name: {path} exists already; choose another --name, or go on with it by "
-                    f"`jaxvae train --resume {path}`"
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half = cls(Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
-            try:
-                half.write("environment.json", environment() | used)
-                half.write("data.json", data_record)
-                half.write("config.json", dataclasses.asdict(config))
-                half.path.chmod(0o777 & ~_umask())
-                half.path.rename(path)
-            except BaseException:
-                shutil.rmtree(half.path, ignore_errors=True)
-                raise
+        with appearing(path) as half:
+            run = cls(half)
+            run.write("environment.json", environment() | used)
+            run.write("data.json", data_record)
+            run.write("config.json", dataclasses.asdict(config))
         return cls(path)
 
     @classmethod
@@ -214,6 +201,31 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in devices],
     }
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder to fill, which stands at `path` when all is in it, or not at all.
+
+    Raises:
+        InputError: `path` exists, or cannot be made.
+    """
+    path = Path(path)
+    with writing(path):
+        if path.exists():
+            raise InputError(
+                f"name: {path} exists already; choose another --name, or go on with it by "
+                f"`jaxvae train --resume {path}`"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield half
+            half.chmod(0o777 & ~_umask())
+            half.rename(path)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ import jax
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.many_folder import ManyFolder
 from jaxvae.runs.together import Together
-from jaxvae.runs.train import Reporter, _require_same_data, _say_other_versions
+from jaxvae.runs.watch import Reporter, require_same_data, say_other_versions
 from jaxvae.types import InputError, require_positive
 
 
@@ -123,8 +123,8 @@ def resume_many(
     with many.locked() as runs:
         parts = _built({name: run.config() for name, run in runs.items()})
         for name, run in runs.items():
-            _require_same_data(run, parts[name])
-        _say_other_versions(next(iter(runs.values())), reporter)
+            require_same_data(run, parts[name])
+        say_other_versions(next(iter(runs.values())), reporter)
         Together(many, runs, parts, reporter, devices).train()
     return many
 

@@ -1,15 +1,12 @@
 """The folder of many runs: a run folder each, and what is common to them."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxvae.runs.config import Parts
-from jaxvae.runs.folder import RunFolder, writing
-from jaxvae.types import InputError
+from jaxvae.runs.folder import RunFolder, appearing
 
 FILE = "many.json"
 """What tells a folder of many runs from that of one: their names and, at the end, their numbers."""
@@ -36,24 +33,10 @@ class ManyFolder:
         Raises:
             InputError: it exists, or cannot be made.
         """
-        path = Path(path)
-        with writing(path):
-            if path.exists():
-                raise InputError(
-                    f"name: {path} exists already; choose another --name, or go on with it by "
-                    f"`jaxvae train --resume {path}`"
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half = cls(Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
-            try:
-                for name, one in parts.items():
-                    RunFolder.create(half.path / name, one.config, one.dataset.record())
-                half.write(runs=list(parts), failed={})
-                half.path.chmod(next(half.path.glob("*/")).stat().st_mode)
-                half.path.rename(path)
-            except BaseException:
-                shutil.rmtree(half.path, ignore_errors=True)
-                raise
+        with appearing(path) as half:
+            for name, one in parts.items():
+                RunFolder.create(half / name, one.config, one.dataset.record())
+            cls(half).write(runs=list(parts), failed={})
         return cls(path)
 
     def runs(self) -> dict[str, RunFolder]:

@@ -10,20 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.parallel import first_devices
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import RunFolder
 from jaxvae.runs.many_folder import ManyFolder
 from jaxvae.runs.method import by_gradients
 from jaxvae.runs.spread import SPLIT, spread
-from jaxvae.runs.train import (
-    Interrupted,
-    Reporter,
-    Saved,
-    _signals,
-    _tensorboard,
-    restore_model,
-)
+from jaxvae.runs.train import Saved, restore_model
+from jaxvae.runs.watch import Interrupted, Reporter, draw, signals, tensorboard
 from jaxvae.training import init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import Stage
@@ -64,7 +59,7 @@ class Together:
         self.many, self.runs, self.parts, self.reporter = many, runs, parts, reporter
         self.first = next(iter(parts.values()))
         self.config = self.first.config
-        self.devices = _devices(devices)
+        self.devices = first_devices(jax.device_count() if devices is None else devices)
         self.mesh = run_mesh(len(parts), self.devices)
         self.failed: dict[str, int] = {}
         """The step by which the loss of a run was no longer finite."""
@@ -135,8 +130,8 @@ class Together:
                 self._objective, self.own, self.first.dataset, mesh=self.mesh
             )
         with contextlib.ExitStack() as held:
-            boards = {n: held.enter_context(_tensorboard(r, first)) for n, r in self.runs.items()}
-            caught = held.enter_context(_signals())
+            boards = {n: held.enter_context(tensorboard(r, first)) for n, r in self.runs.items()}
+            caught = held.enter_context(signals())
             self.reporter.start(self.config, first)
             steps = stages(
                 saved.state,
@@ -176,7 +171,7 @@ class Together:
             for name, record in records.items():
                 timed = {"steps_per_s": stage.steps_per_s, "time": time.time()}
                 self.runs[name].append_metrics({**record, **timed})
-                _draw(boards[name], record)
+                draw(boards[name], record)
         # What is dealt out over devices comes together on the first one, as it is saved.
         standing = jax.device_put(standing, jax.devices()[0])
         for i, name in enumerate(self.runs):
@@ -243,18 +238,6 @@ class Together:
         return {name: results.get(name) for name in self.runs}
 
 
-def _devices(count: int | None) -> list[Any]:
-    """The first devices.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    there = jax.devices()
-    if count is not None and not 1 <= count <= len(there):
-        raise InputError(f"devices: expected 1 to {len(there)}, as there are, got {count}")
-    return there[:count]
-
-
 def own_values(parts: Sequence[Parts]) -> dict[str, Any]:
     """What differs between the runs besides their states: a leading axis of runs."""
     own: dict[str, Any] = {}
@@ -275,12 +258,6 @@ def method_of(parts: Parts, own: dict[str, Any]) -> Any:
     values = dict(own)
     labelled = values.pop("labelled", None)
     return by_gradients(dataclasses.replace(parts.config, **values), parts.dataset, labelled)
-
-
-def _draw(board: Any, record: Record) -> None:
-    for split in record.keys() & {"train", "valid"}:
-        for term, value in record[split].items():
-            board.add_scalar(f"{term}/{split}", value, record["step"])
 
 
 def _mean(records: Sequence[Record]) -> Record:

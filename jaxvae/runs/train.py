@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,7 +17,17 @@ from jaxvae.parallel import data_mesh, shard
 from jaxvae.placement import from_first_process, local, put, replicated
 from jaxvae.runs.config import Parts, TrainConfig, build, from_json
 from jaxvae.runs.evaluate import evaluate
-from jaxvae.runs.folder import RunFolder, environment
+from jaxvae.runs.folder import RunFolder
+from jaxvae.runs.watch import (
+    SAME_DATA,
+    Interrupted,
+    Reporter,
+    draw,
+    require_same_data,
+    say_other_versions,
+    signals,
+    tensorboard,
+)
 from jaxvae.training import Metrics, TrainState, init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.feeds import no_metrics
@@ -29,41 +37,12 @@ from jaxvae.types import InputError, Model
 
 T = TypeVar("T")
 
-SAME_DATA = ("sha256", "sizes", "support", "num_categories", "dequantize", "binarize")
-
 
 class Saved(NamedTuple):
     """What a checkpoint holds: the state, and the metrics gathered since the last evaluation."""
 
     state: TrainState
     metrics: Metrics
-
-
-class Reporter:
-    """What a run tells while it goes on; this one is silent. The command line has its own."""
-
-    def start(self, config: TrainConfig, first_step: int) -> None:
-        """Training begins, or goes on, at `first_step`."""
-
-    def progress(self, step: int, steps_per_s: float) -> None:
-        """A dispatch ended."""
-
-    def evaluation(self, record: dict[str, Any]) -> None:
-        """A line of metrics was written."""
-
-    def say(self, line: str) -> None:
-        """Something worth knowing happened."""
-
-    def examples(self, done: int, total: int) -> None:
-        """So many test examples have been evaluated."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved first."""
-
-    def __init__(self, signal_number: int, step: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step:,}")
-        self.signal_number, self.step, self.path = signal_number, step, path
 
 
 def train(
@@ -135,9 +114,9 @@ def resume(
         config = from_json(json.loads(hosts.gather(json.dumps(written))[0]), run.config_path)
         parts = hosts.together(lambda: build(config))
         _require_same_rows(parts)
-        hosts.together(lambda: _first_only(lambda: _require_same_data(run, parts), None))
+        hosts.together(lambda: _first_only(lambda: require_same_data(run, parts), None))
         if hosts.is_first():
-            _say_other_versions(run, reporter)
+            say_other_versions(run, reporter)
         _train(run, parts, reporter, mesh)
 
     _held(run, go_on)
@@ -186,7 +165,7 @@ def _train(run: RunFolder, parts: Parts, reporter: Reporter, mesh: Mesh | None) 
         reporter.start(config, first)
         if mesh is not None and first < config.total_steps:
             reporter.say(_where(mesh))
-        with _tensorboard(run, first) as board, _signals() as caught:
+        with tensorboard(run, first) as board, signals() as caught:
             _loop(run, parts, checkpoints, saved, board, _Stop(caught), reporter, mesh)
         which, step = "best", checkpoints.best()
         model = restore_model(parts, checkpoints, which)
@@ -248,7 +227,7 @@ def _stages(
 def _follow(run: RunFolder, parts: Parts, mesh: Mesh | None) -> None:
     """The loop on a process that writes nothing."""
     saved = hosts.together(lambda: _fresh(parts))
-    with _signals() as caught:
+    with signals() as caught:
         stop = _Stop(caught)
         for stage in _stages(parts, saved, stop, mesh):
             step = int(stage.state.step)
@@ -281,9 +260,7 @@ def _loop(
         nothing = jax.tree.map(np.zeros_like, jax.device_get(local(stage.metrics)))
         loss = record["valid"]["loss"] if validate else None
         checkpoints.save(step, Saved(stage.state, nothing), loss=loss)
-        for split in record.keys() & {"train", "valid"}:
-            for name, value in record[split].items():
-                board.add_scalar(f"{name}/{split}", value, step)
+        draw(board, record)
         reporter.evaluation(record)
         if stop.agreed and step < config.total_steps:
             raise Interrupted(stop.agreed[0], step, run.path)
@@ -300,7 +277,7 @@ def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
         InputError: there is no checkpoint, it is damaged, or the data have changed.
     """
     parts = build(run.config())
-    _require_same_data(run, parts)
+    require_same_data(run, parts)
     with run.checkpoints() as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.last()
         return parts, restore_model(parts, checkpoints, which), step or 0
@@ -332,54 +309,3 @@ def _fresh(parts: Parts) -> Saved:
     return Saved(
         state, no_metrics(parts.step, state, dataset=parts.dataset, batch_size=parts.batch_size)
     )
-
-
-def _require_same_data(run: RunFolder, parts: Parts) -> None:
-    then, now = run.read("data.json"), parts.dataset.record()
-    differing = [name for name in SAME_DATA if then[name] != now[name]]
-    if differing:
-        name = differing[-1]
-        raise InputError(
-            f"data: {parts.config.data} is not what {run.path} was trained on: {name} was "
-            f"{then[name]} and is {now[name]}"
-        )
-
-
-def _say_other_versions(run: RunFolder, reporter: Reporter) -> None:
-    then, now = run.read("environment.json")["versions"], environment()["versions"]
-    changed = [
-        f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
-    ]
-    if changed:
-        reporter.say(f"versions changed since the start, so bits may too: {', '.join(changed)}")
-
-
-@contextlib.contextmanager
-def _tensorboard(run: RunFolder, first_step: int) -> Iterator[Any]:
-    from tensorboardX import SummaryWriter
-
-    board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
-    try:
-        yield board
-    finally:
-        board.close()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Catch SIGINT and SIGTERM while inside; a second one of either acts as it always does."""
-    caught: list[int] = []
-    before = {}
-
-    def catch(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
-            before[number] = signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ import jaxvae as jv
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.many import resume_many, train_many
 from jaxvae.runs.many_folder import ManyFolder
-from jaxvae.runs.train import Reporter
+from jaxvae.runs.watch import Reporter
 from jaxvae.training.many import (
     STACKED,
     ManyInMemory,

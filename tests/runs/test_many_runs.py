@@ -16,7 +16,8 @@ from jaxvae.runs import TrainConfig
 from jaxvae.runs.config import build
 from jaxvae.runs.many import members, resume_many, train_many
 from jaxvae.runs.together import Together
-from jaxvae.runs.train import Interrupted, Reporter, _fresh, resume, train
+from jaxvae.runs.train import _fresh, resume, train
+from jaxvae.runs.watch import Interrupted, Reporter
 from jaxvae.training.checkpoints import Checkpoints
 from tests.support.refusals import refused
 
