@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
 from jaxvae.evaluation.probes import require_codes, require_label_of_each
 from jaxvae.types import InputError, require_positive

@@ -7,7 +7,8 @@ made the examples. Those that need probabilities cut each latent into equal-widt
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
 from jaxvae.evaluation.factors import (
     NUM_BINS,

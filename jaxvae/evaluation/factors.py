@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
 from jaxvae.evaluation.probes import require_codes
 from jaxvae.types import InputError, require_positive

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
 from jaxvae.batching import unpack
 from jaxvae.evaluation.latents import posterior_moments

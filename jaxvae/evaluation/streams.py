@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 from jaxtyping import Array
-from numpy.typing import ArrayLike
 
 from jaxvae.batching import Examples, deal_out, fold_each, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind

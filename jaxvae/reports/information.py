@@ -1,9 +1,9 @@
 """What z costs and what it tells: the curve over beta, and the rate of each latent in two parts."""
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from jaxvae.evaluation import RateDistortion
 from jaxvae.reports.curves import equal_elbo_lines

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key, require_positive
 
