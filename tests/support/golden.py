@@ -24,7 +24,8 @@ import optax
 import jaxvae as jv
 from jaxvae.bench.records import cpu_name, usable_cpus
 
-FILE = Path(__file__).parents[1] / "golden" / "records.json"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "tests/golden/records.json"
 TOLERANCE = 1e-5
 STEPS = 20
 LEARNING_RATE = 1e-3
