@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxvae.runs import RunFolder, TrainConfig, resume, train
+from jaxvae.runs import RunFolder, TrainConfig
 from jaxvae.runs.config import build
-from jaxvae.runs.train import _fresh
+from jaxvae.runs.train import _fresh, resume, train
 
 CONFIG = TrainConfig(
     hidden=(64,),
