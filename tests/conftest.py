@@ -15,6 +15,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ.setdefault(
     "JAXVAE_COMPILATION_CACHE", "off"
 )  # nothing of the user's cache, in it or out
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.load_profile("fixed")
