@@ -78,12 +78,8 @@ def _caller() -> tuple[str, str]:
     if not frames:
         return "?", "other"
     said = [f"{f.filename.rpartition(f'{os.sep}jaxvae{os.sep}')[2]} {f.name}" for f in frames]
-    for group, marks in GROUPS.items():
-        if any(mark in line for line in said for mark in marks):
-            break
-    else:
-        group = "start"
-    return f"{said[-1].split()[0]}:{frames[-1].lineno}", group
+    groups = (g for g, marks in GROUPS.items() if any(m in line for line in said for m in marks))
+    return f"{said[-1].split()[0]}:{frames[-1].lineno}", next(groups, "start")
 
 
 def table(programs: list[Program]) -> Iterator[str]:

@@ -15,8 +15,8 @@ Walk: TypeAlias = Literal["linear", "spherical"]
 
 def interpolate(
     model: Model,
-    x_a: Float[Array, "N *event"],
-    x_b: Float[Array, "N *event"],
+    x_a: Float[Array | np.ndarray, "N *event"],
+    x_b: Float[Array | np.ndarray, "N *event"],
     *,
     num: int = 8,
     kind: Walk = "linear",

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Array
 
 from jaxvae import evaluation
 from jaxvae.binding import Conditional, bind
@@ -19,7 +19,7 @@ from jaxvae.reports.numbers import headline
 from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
-from jaxvae.runs.train import load_model
+from jaxvae.runs.train import Kept, load_model
 from jaxvae.types import InputError
 
 PAIRS, SAMPLES = 24, 72
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
     parts: Parts
     model: Any
     step: int
-    batch: dict[str, Array]
+    batch: dict[str, np.ndarray]
     labels: np.ndarray | None
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
@@ -58,8 +58,9 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     """
     if which not in ("best", "last"):
         raise InputError(f'which: expected "best" or "last", got {which!r}')
-    parts, model, step = load_model(run, which)
-    batch = observed(parts, "test")
+    kept = run.kept if which == "best" else None
+    parts, model, step, batch = kept or _loaded(run, which)
+    batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own
     labels = parts.dataset.splits["test"].get("label")
     units = evaluation.active_units(model, batch, num_samples=moment_samples(parts))
     contents = Contents(run, which, parts, model, step, batch, labels, units, run.metrics())
@@ -67,6 +68,11 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
     run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
     return run.report_path
+
+
+def _loaded(run: RunFolder, which: str) -> Kept:
+    parts, model, step = load_model(run, which)
+    return Kept(parts, model, step, observed(parts, "test"))
 
 
 def _top(contents: Contents, name: str) -> Iterator[str]:
@@ -205,18 +211,25 @@ def _plain(contents: Contents) -> Any:
     return bind(contents.model, None if label is None else label[0])
 
 
+def _has_path(plain: Any, xs: np.ndarray) -> bool:
+    """Whether q(z|x) is reparameterised, traced and not run."""
+    found: list[bool] = []
+    jax.eval_shape(lambda x: found.append(plain.posterior(x).has_rsample), xs[0])
+    return found[0]
+
+
 def _examples(contents: Contents) -> Iterator[str]:
     model, xs = contents.model, contents.batch["x"]
-    images = as_images(np.asarray(xs[:1])) is not None
+    images = as_images(xs[:1]) is not None
     count = PAIRS if images else FEWER
     first = {name: rows[:count] for name, rows in contents.batch.items()}
     shown, below = first["x"], "below each" if images else "as a line"
     plain = _plain(contents)
     words = WORDS[figures.how_shown(plain)]
-    path, closed = plain.posterior(xs[0]).has_rsample, moment_samples(contents.parts) is None
+    path, closed = _has_path(plain, xs), moment_samples(contents.parts) is None
     at = "the mean of q(z|x)" if path and closed else "a draw of q(z|x)"
     yield markup.figure(
-        figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, first)),
+        figures.reconstructions(shown, figures.reconstruction_means(model, first)),
         "Reconstructions",
         f"The first {len(shown)} test examples as the model observes them, and {below} what comes "
         f"back. {words} at {at}.",
@@ -254,7 +267,7 @@ def _latents(contents: Contents) -> Iterator[str]:
         f"most{coloured}.",
     )
     plain = _plain(contents)
-    if plain.posterior(contents.batch["x"][0]).has_rsample:
+    if _has_path(plain, contents.batch["x"]):
         yield from _directions(contents, plain, means)
 
 
@@ -288,7 +301,7 @@ def _layers(contents: Contents) -> Iterator[str]:
 
 def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[str]:
     xs, words = contents.batch["x"], WORDS[figures.how_shown(plain)]
-    images = as_images(np.asarray(xs[:1])) is not None
+    images = as_images(xs[:1]) is not None
     standard = figures.is_standard_normal(plain)
     if means.shape[1] == 2 and images and standard:
         yield markup.figure(

@@ -5,18 +5,21 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
+from jaxtyping import Array
 
 from jaxvae import hosts
+from jaxvae.compiling import jit_quickly
 from jaxvae.parallel import data_mesh, shard
 from jaxvae.placement import from_first_process, local, put, replicated
 from jaxvae.runs.config import Parts, TrainConfig, build, from_json
-from jaxvae.runs.evaluate import evaluate
+from jaxvae.runs.evaluate import evaluate, observed
 from jaxvae.runs.folder import RunFolder
 from jaxvae.runs.stop import MINUTES, Deadline, Interrupted, Stop, signals, stages_until
 from jaxvae.runs.watch import (
@@ -44,6 +47,16 @@ class Saved(NamedTuple):
 
     state: TrainState
     metrics: Metrics
+
+
+class Kept(NamedTuple):
+    """What a report is of, where this process trained the run and need not load it again."""
+
+    parts: Parts
+    model: Model
+    step: int
+    batch: dict[str, Array]
+    """The test split, as the model sees it."""
 
 
 def train(
@@ -133,6 +146,9 @@ def resume(
     return run
 
 
+_init = jit_quickly(init, static_argnums=2)
+
+
 def _first_only(function: Callable[[], T], other: T) -> T:
     """`function()` on the first process, which alone touches the run's folder."""
     return function() if hosts.is_first() else other
@@ -187,14 +203,17 @@ def _train(
         if done < total and deadline.is_near():
             raise Interrupted(MINUTES, config.total_steps, run.path, EVALUATION)
 
+    xs = observed(parts, "test")
     results = evaluate(
         parts,
         model,
         split="test",
+        xs=xs,
         num_samples=config.test_num_samples,
         on_progress=examples,
     )
     run.write("results.json", {"checkpoint": which, "step": step, **results})
+    run.kept = Kept(parts, model, step or 0, xs)
 
 
 def _where(mesh: Mesh) -> str:
@@ -292,17 +311,30 @@ def restore_model(parts: Parts, checkpoints: Checkpoints, which: str) -> Model:
             f"run: {checkpoints.folder} holds no checkpoint yet; "
             f"go on with it by `jaxvae train --resume {checkpoints.folder.parent}`"
         )
-    return checkpoints.restore(step, _fresh(parts)).state.model
+    return checkpoints.restore(step, _shapes(parts)).state.model
 
 
 def _saved(parts: Parts, checkpoints: Checkpoints) -> Saved:
-    fresh, last = _fresh(parts), checkpoints.last()
-    return fresh if last is None else checkpoints.restore(last, fresh)
+    last = checkpoints.last()
+    return _fresh(parts) if last is None else checkpoints.restore(last, _shapes(parts))
 
 
 def _fresh(parts: Parts) -> Saved:
     _, run_key, *_ = parts.config.keys()
-    state = init(run_key, parts.model, parts.optimizer)
-    return Saved(
-        state, no_metrics(parts.step, state, dataset=parts.dataset, batch_size=parts.batch_size)
+    return _with_metrics(parts, _init(run_key, parts.model, parts.optimizer))
+
+
+def _shapes(parts: Parts) -> Saved:
+    """The shapes of what a checkpoint holds; nothing is computed."""
+    _, run_key, *_ = parts.config.keys()
+    state = jax.eval_shape(partial(init, optimizer=parts.optimizer), run_key, parts.model)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        _with_metrics(parts, state),
     )
+
+
+def _with_metrics(parts: Parts, state: TrainState) -> Saved:
+    of = {"dataset": parts.dataset, "batch_size": parts.batch_size}
+    return Saved(state, no_metrics(parts.step, state, **of))

@@ -65,7 +65,7 @@ def unbroken(tmp_path_factory):
 
 
 def test_a_run_out_of_time_goes_on_to_the_same_bits(unbroken, tmp_path):
-    with pytest.raises(Interrupted, match="its minutes at step 0$") as stop:
+    with pytest.raises(Interrupted, match=r"its minutes at step 0$") as stop:
         train(TINY, tmp_path / "a", max_minutes=1e-6)
     assert stop.value.status == TIME_IS_UP
     with pytest.raises(Interrupted, match="its minutes at step") as stop:
@@ -88,7 +88,7 @@ def test_out_of_time_while_it_evaluates(unbroken, tmp_path):
     run = RunFolder(tmp_path / "a")
     shutil.copytree(unbroken.path, run.path)
     (run.path / "results.json").unlink()
-    with pytest.raises(Interrupted, match="at step 30, all of training, before its evaluation$"):
+    with pytest.raises(Interrupted, match=r"at step 30, all of training, before its evaluation$"):
         resume(run.path, reporter=Slow(), max_minutes=0.1)
     assert not (run.path / "results.json").exists()
     assert is_same(resume(run.path), unbroken)
