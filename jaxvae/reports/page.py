@@ -39,6 +39,8 @@ class Contents(NamedTuple):
     step: int
     batch: dict[str, np.ndarray]
     labels: np.ndarray | None
+    draws: int | None
+    """That estimate the mean of q(z|x); None where it is known."""
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
 
@@ -62,8 +64,9 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     parts, model, step, batch = kept or _loaded(run, which)
     batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own
     labels = parts.dataset.splits["test"].get("label")
-    units = evaluation.active_units(model, batch, num_samples=moment_samples(parts))
-    contents = Contents(run, which, parts, model, step, batch, labels, units, run.metrics())
+    draws = moment_samples(parts)
+    units = evaluation.active_units(model, batch, num_samples=draws)
+    contents = Contents(run, which, parts, model, step, batch, labels, draws, units, run.metrics())
     name = run.path.resolve().name
     body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
     run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
@@ -226,7 +229,7 @@ def _examples(contents: Contents) -> Iterator[str]:
     shown, below = first["x"], "below each" if images else "as a line"
     plain = _plain(contents)
     words = WORDS[figures.how_shown(plain)]
-    path, closed = _has_path(plain, xs), moment_samples(contents.parts) is None
+    path, closed = _has_path(plain, xs), contents.draws is None
     at = "the mean of q(z|x)" if path and closed else "a draw of q(z|x)"
     yield markup.figure(
         figures.reconstructions(shown, figures.reconstruction_means(model, first)),
@@ -256,8 +259,9 @@ def _latents(contents: Contents) -> Iterator[str]:
         yield markup.paragraph("The model has no latents.")
         return
     yield from _rates(contents)
-    draws = moment_samples(contents.parts)
-    means = evaluation.posterior_moments(contents.model, contents.batch, num_samples=draws).mean
+    means = evaluation.posterior_moments(
+        contents.model, contents.batch, num_samples=contents.draws
+    ).mean
     labels = contents.labels
     coloured = "" if labels is None else ", coloured by label"
     yield markup.figure(
@@ -313,13 +317,13 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
         return
     span = "-3 to 3" if standard else "-3 to 3 standard deviations of its posterior means"
     yield markup.figure(
-        figures.latent_traversals(plain, xs, num_samples=moment_samples(contents.parts)),
+        figures.latent_traversals(plain, xs, num_samples=contents.draws),
         "Traversals",
         f"{words} as one latent goes from {span}, the others held at the posterior mean of "
         "the first test example; a latent that changes nothing is not used. Latents with the most "
         "varying posterior means come first.",
     )
-    pairs, closed = min(WALKS, len(xs) // 2), moment_samples(contents.parts) is None
+    pairs, closed = min(WALKS, len(xs) // 2), contents.draws is None
     if images and pairs and closed and plain is contents.model:
         yield markup.figure(
             figures.interpolations(plain, xs[:pairs], xs[pairs : 2 * pairs]),

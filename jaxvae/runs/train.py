@@ -196,7 +196,7 @@ def _train(
         with tensorboard(run, first) as board, signals() as caught:
             _loop(run, parts, checkpoints, saved, board, Stop(caught, deadline), reporter, mesh)
         which, step = "best", checkpoints.best()
-        model = restore_model(parts, checkpoints, which)
+        model = restore_model(parts, checkpoints, which, like=_shapes_of(saved))
 
     def examples(done: int, total: int) -> None:
         reporter.examples(done, total)
@@ -299,8 +299,10 @@ def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
         return parts, restore_model(parts, checkpoints, which), step or 0
 
 
-def restore_model(parts: Parts, checkpoints: Checkpoints, which: str) -> Model:
-    """The model of the best or the last checkpoint.
+def restore_model(
+    parts: Parts, checkpoints: Checkpoints, which: str, *, like: Saved | None = None
+) -> Model:
+    """The model of the best or the last checkpoint; `like` are its shapes, where they are known.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -311,7 +313,7 @@ def restore_model(parts: Parts, checkpoints: Checkpoints, which: str) -> Model:
             f"run: {checkpoints.folder} holds no checkpoint yet; "
             f"go on with it by `jaxvae train --resume {checkpoints.folder.parent}`"
         )
-    return checkpoints.restore(step, _shapes(parts)).state.model
+    return checkpoints.restore(step, like or _shapes(parts)).state.model
 
 
 def _saved(parts: Parts, checkpoints: Checkpoints) -> Saved:
@@ -328,10 +330,13 @@ def _shapes(parts: Parts) -> Saved:
     """The shapes of what a checkpoint holds; nothing is computed."""
     _, run_key, *_ = parts.config.keys()
     state = jax.eval_shape(partial(init, optimizer=parts.optimizer), run_key, parts.model)
+    return _shapes_of(_with_metrics(parts, state))
+
+
+def _shapes_of(saved: Saved) -> Saved:
     here = SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        _with_metrics(parts, state),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
     )
 
 
