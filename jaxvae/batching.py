@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
@@ -103,10 +104,18 @@ def unpack(batch: Batch) -> Examples:
     ]
     return Examples(
         x,
-        jnp.arange(x.shape[0]) if each["index"] is None else jnp.asarray(each["index"]),
+        _count(x) if each["index"] is None else jnp.asarray(each["index"]),
         None if label is None else jnp.asarray(label),
         None if mask is None else jnp.asarray(mask, jnp.float32),
         math.prod(weights[1:], start=weights[0]) if weights else None,
+    )
+
+
+def _count(x: Array) -> Int[Array, "B"]:
+    """0, 1, .., B - 1, without a program of its own where nothing is traced."""
+    size = x.shape[0]
+    return (
+        jnp.arange(size) if isinstance(x, Tracer) else jnp.asarray(np.arange(size, dtype=np.int32))
     )
 
 

@@ -118,7 +118,7 @@ def test_experiment_runs(name, data_folder, tmp_path):
 
 
 def test_every_experiment_is_run():
-    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "step_speed"}
+    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "startup", "step_speed"}
     names = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert names == set(SHORT) | elsewhere
 

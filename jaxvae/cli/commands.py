@@ -32,6 +32,11 @@ class Train:
     resume: Path | None = None
     """Go on with this run folder from its last checkpoint, to the same bits as if it had never
     stopped. Its options stay what they were. A folder of many runs goes on with all of them."""
+    max_minutes: float | None = None
+    """Save, say how to go on, and end with exit status 75 before so many minutes have passed since the
+    command began: for machines that are lent for a time. A resumed run has the minutes of its own
+    command. It leaves early by the longest that it has been at one thing, such as compiling; what is
+    not trained, evaluated and reported by then, --resume does."""
     seeds: int | None = None
     """Train so many runs at once, with the seeds `seed`, `seed` + 1, ..: one compiled program, a run
     folder each in `runs/NAME`, and the standard deviation between them at the end."""

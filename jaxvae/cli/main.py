@@ -13,6 +13,7 @@ from jaxvae.binding import Conditional
 from jaxvae.cli.bench import bench
 from jaxvae.cli.cache import use_compilation_cache
 from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
+from jaxvae.cli.limit import age_s, in_time
 from jaxvae.cli.many import is_many_runs, train_many_runs
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
@@ -22,9 +23,10 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.compare import compare
 from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import default_name, writing
+from jaxvae.runs.stop import Interrupted
 from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
 from jaxvae.runs.train import load_model, resume, train
-from jaxvae.runs.watch import Interrupted, Reporter
+from jaxvae.runs.watch import Reporter
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model, require_positive
 
@@ -33,12 +35,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run `jaxvae` with these arguments, or with those of the process.
 
     Exits with 0; with 2 after one line on stderr, where the input could not be used; or with 128
-    plus the signal's number where a signal stopped a run, which was saved first.
+    plus the signal's number where a signal stopped a run, or 75 where its minutes were up; the run was
+    saved first.
     """
-    terminal = Terminal()
+    terminal, age = Terminal(), age_s() if args is None else 0.0
     try:
         command = parse(sys.argv[1:] if args is None else list(args))
-        with joined(command):
+        with in_time(command, age) as command, joined(command):
             if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
                 print(f"jaxvae: note: {note}", file=sys.stderr)
             RUN[type(command)](command, terminal)
@@ -51,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if hosts.is_first():
             again = f"go on with `jaxvae train --resume {stop.path}`"
             print(f"{stop}, and saved; {again}", file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         terminal.close()
         hosts.leave("interrupted", 130)
@@ -74,11 +77,12 @@ def _train(command: Train, terminal: Terminal) -> None:
         print(f"{time.perf_counter() - begin:.0f} s in all; a report in each folder of {many.path}")
         return
     reporter = terminal if hosts.is_first() else Reporter()
+    limits: dict[str, Any] = {"devices": command.devices, "max_minutes": command.max_minutes}
     if command.resume is not None:
-        run = resume(command.resume, reporter=reporter, devices=command.devices)
+        run = resume(command.resume, reporter=reporter, **limits)
     else:
         path = command.runs_dir / (command.name or default_name(command.config))
-        run = train(command.config, path, reporter=reporter, devices=command.devices)
+        run = train(command.config, path, reporter=reporter, **limits)
     if not hosts.is_first():
         return
     _print_results(run.read("results.json"))

@@ -26,10 +26,11 @@ def train_many_runs(command: Train, terminal: Terminal) -> ManyFolder:
 
     Raises:
         InputError: a value is not usable.
-        Interrupted: a signal came; the runs are saved.
+        Interrupted: a signal came, or the minutes are up; the runs are saved.
     """
+    limits: dict[str, Any] = {"devices": command.devices, "max_minutes": command.max_minutes}
     if command.resume is not None:
-        many = resume_many(command.resume, reporter=terminal, devices=command.devices)
+        many = resume_many(command.resume, reporter=terminal, **limits)
     else:
         path = command.runs_dir / (command.name or default_name(command.config))
         many = train_many(
@@ -39,7 +40,7 @@ def train_many_runs(command: Train, terminal: Terminal) -> ManyFolder:
             learning_rates=command.learning_rates,
             betas=command.betas,
             reporter=terminal,
-            devices=command.devices,
+            **limits,
         )
     print_spread(many.read())
     print(f"on the same examples: `jaxvae compare {many.path}/*/`")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from jaxvae import hosts
 from jaxvae.cli.commands import Train
 from jaxvae.hosts.runtime_log import held_back
-from jaxvae.runs.watch import Interrupted
+from jaxvae.runs.stop import Interrupted
 from jaxvae.types import InputError
 
 LATE_S = 5.0  # an error of a collective comes sooner than the word of who was lost

@@ -69,7 +69,7 @@ def likelihood_means(
         InputError: there are no latents, or the model needs a label.
     """
     no_draws = jax.random.key(0)
-    shown = stream(_show_at, model, no_draws, jnp.asarray(zs), batch_size=batch_size)
+    shown = stream(_show_at, model, no_draws, zs, batch_size=batch_size)
     return np.asarray(shown, np.float32)
 
 

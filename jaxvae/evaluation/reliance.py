@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import (
     analytic_kl,
     log_prob,
@@ -102,7 +103,7 @@ def reliance_on_latents(
     if len(examples.x) < 2:
         raise InputError("xs: expected two examples or more, to exchange their latents, got one")
     held = model if jax.tree.leaves(model) != [model] else Constant(model)
-    pairs = jax.tree.map(lambda column: jnp.stack([column, jnp.roll(column, -1, 0)], 1), examples)
+    pairs = _with_next(examples)
     layout = layout_of(examples.x)
     pairs, held, key = deal_out(layout, pairs, held, key)
     rate, drop = jax.device_get(_reliance(held, key, pairs, num_samples, kl, batch_size, layout))
@@ -113,7 +114,13 @@ def reliance_on_latents(
     return Reliance(rate, drop, mean_and_error(rate), drop_of, verdict)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+@jit_quickly
+def _with_next(examples: Examples) -> Examples:
+    """Each row and the one after it, [N, 2, ...]."""
+    return jax.tree.map(lambda column: jnp.stack([column, jnp.roll(column, -1, 0)], 1), examples)
+
+
+@partial(jit_quickly, static_argnums=(3, 4, 5, 6))
 def _reliance(
     held: Any,
     key: PRNGKey,

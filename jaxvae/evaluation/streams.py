@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
@@ -13,6 +12,7 @@ from jaxtyping import Array
 
 from jaxvae.batching import Examples, deal_out, fold_each, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind
+from jaxvae.compiling import jit_quickly
 from jaxvae.types import (
     Batch,
     Model,
@@ -57,7 +57,7 @@ def stream(
     parts = []
     named_options = tuple(sorted(options.items()))
     for start in range(0, share, batch_size):
-        index = jnp.minimum(jnp.arange(start, start + batch_size), share - 1)
+        index = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), share - 1)
         batch = _batch(function, named_options, layout, held, key, examples, index)
         parts.append(jax.block_until_ready(batch))
         if on_progress:
@@ -85,7 +85,7 @@ class Constant:
         return id(self.model)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jit_quickly, static_argnums=(0, 1, 2))
 def _batch(
     function: Callable[..., Any],
     options: tuple[tuple[str, Any], ...],

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, TypeAlias, get_args
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -15,8 +16,8 @@ Walk: TypeAlias = Literal["linear", "spherical"]
 
 def interpolate(
     model: Model,
-    x_a: Float[Array, "N *event"],
-    x_b: Float[Array, "N *event"],
+    x_a: Float[Array | np.ndarray, "N *event"],
+    x_b: Float[Array | np.ndarray, "N *event"],
     *,
     num: int = 8,
     kind: Walk = "linear",
@@ -143,7 +144,9 @@ def _means(model: Any, x: Batch, num_samples: int | None) -> Float[np.ndarray, "
             "model: expected one with prior, posterior and likelihood, got "
             f"{type(model).__name__}; give one that needs a label its label, model.given(y)"
         )
-    if model.prior().is_discrete:
+    discrete: list[bool] = []
+    jax.eval_shape(lambda: discrete.append(model.prior().is_discrete))  # traced, and not run
+    if discrete[0]:
         raise InputError(
             "model: expected latents that are not discrete, got classes or bits, between which "
             "there is nothing"

@@ -1,5 +1,6 @@
 """What a trained model shows of itself: p(x|z) at latents, one key an example."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import Examples, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import sample
 from jaxvae.evaluation.decoding import show
 from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
@@ -45,10 +47,11 @@ def prior_samples(model: Model, *, num: int, seed: int) -> Float[np.ndarray, "nu
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed: expected an integer from 0 to 2^32 - 1, got {seed}")
 
-    def one(model: Model, key: PRNGKey, _: Array) -> Array:
-        return show(model.likelihood(sample(model.prior(), key)), jax.random.fold_in(key, 1))
+    return _map(_at_a_draw, model, np.arange(num, dtype=np.int32), jax.random.key(seed))
 
-    return _map(one, model, jnp.arange(num), jax.random.key(seed))
+
+def _at_a_draw(model: Model, key: PRNGKey, _: Array) -> Array:
+    return show(model.likelihood(sample(model.prior(), key)), jax.random.fold_in(key, 1))
 
 
 def reconstruction_means(model: Model, xs: Batch) -> Float[np.ndarray, "N *event"]:
@@ -61,14 +64,14 @@ def reconstruction_means(model: Model, xs: Batch) -> Float[np.ndarray, "N *event
     Returns:
         `E[x|z]` at `z = E_q[z|x_i]`, [N, *event], float32.
     """
+    return _map(_reconstructed, model, unpack(xs), jax.random.key(0))
 
-    def one(model: Model, key: PRNGKey, row: Examples) -> Array:
-        bound = bind(model, row.label, row.mask)
-        z = latent_of(bound.posterior(row.x), key)
-        unmasked = bind(model, row.label)
-        return show(unmasked.likelihood(z), jax.random.fold_in(key, 1))
 
-    return _map(one, model, unpack(xs))
+def _reconstructed(model: Model, key: PRNGKey, row: Examples) -> Array:
+    bound = bind(model, row.label, row.mask)
+    z = latent_of(bound.posterior(row.x), key)
+    unmasked = bind(model, row.label)
+    return show(unmasked.likelihood(z), jax.random.fold_in(key, 1))
 
 
 def class_samples(
@@ -85,23 +88,22 @@ def class_samples(
     Returns:
         Class by class, [num_classes * num, *event], float32.
     """
-
-    def one(model: Any, _: PRNGKey, row: tuple[Array, Array]) -> Array:
-        label, draw = row
-        key = jax.random.fold_in(jax.random.key(seed), draw)
-        given = model.given(label)
-        return show(given.likelihood(sample(given.prior(), key)), jax.random.fold_in(key, 1))
-
-    labels, draws = jnp.divmod(jnp.arange(num_classes * num), num)
-    return _map(one, model, (labels, draws))
+    labels, draws = np.divmod(np.arange(num_classes * num, dtype=np.int32), num)
+    seeds = np.full(len(labels), seed, np.uint32)
+    return _map(_of_class, model, (labels, draws, seeds), jax.random.key(0))
 
 
-def _map(function, model: Any, rows: Any, key: PRNGKey | None = None) -> np.ndarray:
+def _of_class(model: Any, _: PRNGKey, row: tuple[Array, Array, Array]) -> Array:
+    label, draw, seed = row
+    key, given = jax.random.fold_in(jax.random.key(seed), draw), model.given(label)
+    return show(given.likelihood(sample(given.prior(), key)), jax.random.fold_in(key, 1))
+
+
+def _map(function: Callable[..., Array], model: Any, rows: Any, key: PRNGKey) -> np.ndarray:
     """`function(model, key_i, rows[i])` for every row, in one compilation."""
+    return np.asarray(_every(function, model, key, rows), np.float32)
 
-    @jax.jit
-    def every(model: Any, key: PRNGKey, rows: Any) -> Array:
-        return map_examples(partial(function, model), key, rows, batch_size=BATCH)
 
-    no_draws = jax.random.key(0)
-    return np.asarray(every(model, no_draws if key is None else key, rows), np.float32)
+@partial(jit_quickly, static_argnums=0)
+def _every(function: Callable[..., Array], model: Any, key: PRNGKey, rows: Any) -> Array:
+    return map_examples(partial(function, model), key, rows, batch_size=BATCH)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Array
 
 from jaxvae import evaluation
 from jaxvae.binding import Conditional, bind
@@ -19,7 +19,7 @@ from jaxvae.reports.numbers import headline
 from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
-from jaxvae.runs.train import load_model
+from jaxvae.runs.train import Kept, load_model
 from jaxvae.types import InputError
 
 PAIRS, SAMPLES = 24, 72
@@ -37,8 +37,10 @@ class Contents(NamedTuple):
     parts: Parts
     model: Any
     step: int
-    batch: dict[str, Array]
+    batch: dict[str, np.ndarray]
     labels: np.ndarray | None
+    draws: int | None
+    """That estimate the mean of q(z|x); None where it is known."""
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
 
@@ -58,15 +60,22 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     """
     if which not in ("best", "last"):
         raise InputError(f'which: expected "best" or "last", got {which!r}')
-    parts, model, step = load_model(run, which)
-    batch = observed(parts, "test")
+    kept = run.kept if which == "best" else None
+    parts, model, step, batch = kept or _loaded(run, which)
+    batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own
     labels = parts.dataset.splits["test"].get("label")
-    units = evaluation.active_units(model, batch, num_samples=moment_samples(parts))
-    contents = Contents(run, which, parts, model, step, batch, labels, units, run.metrics())
+    draws = moment_samples(parts)
+    units = evaluation.active_units(model, batch, num_samples=draws)
+    contents = Contents(run, which, parts, model, step, batch, labels, draws, units, run.metrics())
     name = run.path.resolve().name
     body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
     run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
     return run.report_path
+
+
+def _loaded(run: RunFolder, which: str) -> Kept:
+    parts, model, step = load_model(run, which)
+    return Kept(parts, model, step, observed(parts, "test"))
 
 
 def _top(contents: Contents, name: str) -> Iterator[str]:
@@ -205,18 +214,25 @@ def _plain(contents: Contents) -> Any:
     return bind(contents.model, None if label is None else label[0])
 
 
+def _has_path(plain: Any, xs: np.ndarray) -> bool:
+    """Whether q(z|x) is reparameterised, traced and not run."""
+    found: list[bool] = []
+    jax.eval_shape(lambda x: found.append(plain.posterior(x).has_rsample), xs[0])
+    return found[0]
+
+
 def _examples(contents: Contents) -> Iterator[str]:
     model, xs = contents.model, contents.batch["x"]
-    images = as_images(np.asarray(xs[:1])) is not None
+    images = as_images(xs[:1]) is not None
     count = PAIRS if images else FEWER
     first = {name: rows[:count] for name, rows in contents.batch.items()}
     shown, below = first["x"], "below each" if images else "as a line"
     plain = _plain(contents)
     words = WORDS[figures.how_shown(plain)]
-    path, closed = plain.posterior(xs[0]).has_rsample, moment_samples(contents.parts) is None
+    path, closed = _has_path(plain, xs), contents.draws is None
     at = "the mean of q(z|x)" if path and closed else "a draw of q(z|x)"
     yield markup.figure(
-        figures.reconstructions(np.asarray(shown), figures.reconstruction_means(model, first)),
+        figures.reconstructions(shown, figures.reconstruction_means(model, first)),
         "Reconstructions",
         f"The first {len(shown)} test examples as the model observes them, and {below} what comes "
         f"back. {words} at {at}.",
@@ -243,8 +259,9 @@ def _latents(contents: Contents) -> Iterator[str]:
         yield markup.paragraph("The model has no latents.")
         return
     yield from _rates(contents)
-    draws = moment_samples(contents.parts)
-    means = evaluation.posterior_moments(contents.model, contents.batch, num_samples=draws).mean
+    means = evaluation.posterior_moments(
+        contents.model, contents.batch, num_samples=contents.draws
+    ).mean
     labels = contents.labels
     coloured = "" if labels is None else ", coloured by label"
     yield markup.figure(
@@ -254,7 +271,7 @@ def _latents(contents: Contents) -> Iterator[str]:
         f"most{coloured}.",
     )
     plain = _plain(contents)
-    if plain.posterior(contents.batch["x"][0]).has_rsample:
+    if _has_path(plain, contents.batch["x"]):
         yield from _directions(contents, plain, means)
 
 
@@ -288,7 +305,7 @@ def _layers(contents: Contents) -> Iterator[str]:
 
 def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[str]:
     xs, words = contents.batch["x"], WORDS[figures.how_shown(plain)]
-    images = as_images(np.asarray(xs[:1])) is not None
+    images = as_images(xs[:1]) is not None
     standard = figures.is_standard_normal(plain)
     if means.shape[1] == 2 and images and standard:
         yield markup.figure(
@@ -300,13 +317,13 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
         return
     span = "-3 to 3" if standard else "-3 to 3 standard deviations of its posterior means"
     yield markup.figure(
-        figures.latent_traversals(plain, xs, num_samples=moment_samples(contents.parts)),
+        figures.latent_traversals(plain, xs, num_samples=contents.draws),
         "Traversals",
         f"{words} as one latent goes from {span}, the others held at the posterior mean of "
         "the first test example; a latent that changes nothing is not used. Latents with the most "
         "varying posterior means come first.",
     )
-    pairs, closed = min(WALKS, len(xs) // 2), moment_samples(contents.parts) is None
+    pairs, closed = min(WALKS, len(xs) // 2), contents.draws is None
     if images and pairs and closed and plain is contents.model:
         yield markup.figure(
             figures.interpolations(plain, xs[:pairs], xs[pairs : 2 * pairs]),

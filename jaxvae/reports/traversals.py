@@ -1,7 +1,9 @@
 """What the latents do: p(x|z) over a plane of latents, or along one latent at a time."""
 
 from statistics import NormalDist
+from typing import Any
 
+import jax
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -68,7 +70,7 @@ def manifold_axis(size: int) -> Float[np.ndarray, "size"]:
 
 def latent_traversals(
     model: Model,
-    xs: Float[Array, "N *event"],
+    xs: Float[Array | np.ndarray, "N *event"],
     *,
     steps: int = 11,
     span: float = 3.0,
@@ -126,10 +128,14 @@ def latent_traversals(
 
 def is_standard_normal(model: Model) -> bool:
     """Whether p(z) = N(0, I)."""
-    p = model.prior()
-    each = p.base_dist if isinstance(p, Independent) else p
-    return (
-        isinstance(each, Normal)
-        and not isinstance(each.loc, Tracer)
-        and bool(np.all(np.asarray(each.loc) == 0) and np.all(np.asarray(each.scale) == 1))
-    )
+
+    def loc_and_scale() -> Any:
+        p = model.prior()
+        each = p.base_dist if isinstance(p, Independent) else p
+        return (each.loc, each.scale) if isinstance(each, Normal) else None
+
+    found = jax.jit(loc_and_scale)()
+    if found is None or isinstance(found[0], Tracer):
+        return False
+    loc, scale = jax.device_get(found)
+    return bool(np.all(loc == 0) and np.all(scale == 1))

@@ -14,8 +14,8 @@ from jaxvae.types import Model
 
 def interpolations(
     model: Model,
-    x_a: Float[Array, "N *event"],
-    x_b: Float[Array, "N *event"],
+    x_a: Float[Array | np.ndarray, "N *event"],
+    x_b: Float[Array | np.ndarray, "N *event"],
     *,
     num: int = 8,
     kind: Walk = "linear",

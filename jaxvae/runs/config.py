@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import jax
+import numpy as np
 import optax
+from jaxtyping import Array
 from numpyro.distributions import constraints
 
 from jaxvae.batching import stream_key
+from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
@@ -274,8 +277,12 @@ class TrainConfig:
 
     def keys(self) -> tuple[PRNGKey, PRNGKey, PRNGKey, PRNGKey]:
         """The keys of the initial weights, the run, the data and the evaluation."""
-        weights, run, data, evaluation = jax.random.split(jax.random.key(self.seed), 4)
-        return weights, run, data, evaluation
+        return _keys(np.int64(self.seed))
+
+
+@jit_quickly
+def _keys(seed: Array) -> tuple[PRNGKey, ...]:
+    return tuple(jax.random.split(jax.random.key(seed), 4))
 
 
 @dataclasses.dataclass(frozen=True)

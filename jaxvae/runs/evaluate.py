@@ -93,18 +93,20 @@ def evaluate(
     split: str,
     num_samples: int,
     chunk_size: int = 100,
+    xs: dict[str, Array] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The numbers of a model on one split: ELBO, distortion, rate, importance-weighted estimate.
 
-    All on the same draws of the data, each with its standard error over examples, in nats.
+    All on the same draws of the data, `xs` where they are at hand, each with its standard error over
+    examples, in nats.
 
     Raises:
         InputError: the data have no such split.
     """
     *_, key = parts.config.keys()
     sizes = {"num_samples": num_samples, "chunk_size": chunk_size}
-    xs = observed(parts, split)
+    xs = observed(parts, split) if xs is None else xs
     measured = measure(parts, model, xs, key, **sizes, on_progress=on_progress)
     binarize = parts.config.binarize
     return summary(measured, split=split, binarize=binarize, num_samples=num_samples)

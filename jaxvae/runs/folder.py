@@ -39,6 +39,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self.kept: Any = None
+        """What the process that trained it has in memory: `jaxvae.runs.train.Kept`."""
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.report_path = self.path / "report.html"

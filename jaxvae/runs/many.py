@@ -10,6 +10,7 @@ import jax
 
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.many_folder import ManyFolder
+from jaxvae.runs.stop import Deadline
 from jaxvae.runs.together import Together
 from jaxvae.runs.watch import Reporter, require_same_data, say_other_versions
 from jaxvae.types import InputError, require_positive
@@ -74,6 +75,7 @@ def train_many(
     betas: Sequence[float] = (),
     reporter: Reporter | None = None,
     devices: int | None = None,
+    max_minutes: float | None = None,
 ) -> ManyFolder:
     """Train new runs, all at once, in a new folder.
 
@@ -88,6 +90,7 @@ def train_many(
         betas: the same.
         reporter: what to tell about progress, which is that of all: nats are means over runs.
         devices: how many may share the runs, each with as many as the others; all there are if None.
+        max_minutes: save and leave before so many have passed since the call; no limit if None.
 
     Returns:
         The folder, with a finished run folder for each run, and the spread between them in `many.json`.
@@ -95,18 +98,23 @@ def train_many(
     Raises:
         InputError: a value is not usable, the runs cannot be trained together, or the folder cannot
             be written.
-        Interrupted: SIGINT or SIGTERM came; the runs are saved and can be resumed, together or apart.
+        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the runs are saved and can be resumed, together or apart.
     """
+    deadline = Deadline(max_minutes)
     chosen = members(config, seeds=seeds, learning_rates=learning_rates, betas=betas)
     parts = _built(dict(chosen))
     many = ManyFolder.create(path, parts)
     with many.locked() as runs:
-        Together(many, runs, parts, reporter or Reporter(), devices).train()
+        Together(many, runs, parts, reporter or Reporter(), devices, deadline).train()
     return many
 
 
 def resume_many(
-    path: Path, *, reporter: Reporter | None = None, devices: int | None = None
+    path: Path,
+    *,
+    reporter: Reporter | None = None,
+    devices: int | None = None,
+    max_minutes: float | None = None,
 ) -> ManyFolder:
     """Go on with all runs from where they last stood together, to the bits of unbroken ones.
 
@@ -114,18 +122,20 @@ def resume_many(
         path: the folder of the runs.
         reporter: what to tell about progress.
         devices: how many may share the runs; the numbers do not depend on it.
+        max_minutes: those of this call; no limit if None.
 
     Raises:
         InputError: a run is missing or in use, or the data have changed.
-        Interrupted: SIGINT or SIGTERM came; the runs are saved and can be resumed.
+        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the runs are saved and can be resumed.
     """
+    deadline = Deadline(max_minutes)
     many, reporter = ManyFolder(path), reporter or Reporter()
     with many.locked() as runs:
         parts = _built({name: run.config() for name, run in runs.items()})
         for name, run in runs.items():
             require_same_data(run, parts[name])
         say_other_versions(next(iter(runs.values())), reporter)
-        Together(many, runs, parts, reporter, devices).train()
+        Together(many, runs, parts, reporter, devices, deadline).train()
     return many
 
 

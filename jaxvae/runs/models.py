@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from jaxvae import models
 from jaxvae.binding import Conditional, bind, require_labels
+from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset
 from jaxvae.distributions import analytic_kl, sample
 from jaxvae.models.likelihoods import make_likelihood
@@ -107,11 +108,31 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
             labels = split.get("label", np.empty(0))
             on_disk = not isinstance(labels, np.ndarray)
             require_labels([labels.max()] if on_disk else labels, given["num_batches"])
+    symbols = None
     if given.get("likelihood") == "categorical":
-        given["likelihood"] = make_likelihood(
-            "categorical", num_categories=_of_the_data("num_symbols", config.model, dataset)
-        )
-    return factory(key, dataset.event_shape, **given)
+        symbols = _of_the_data("num_symbols", config.model, dataset)
+    options = tuple(sorted(given.items()))
+    try:
+        return _drawn(factory, tuple(dataset.event_shape), options, symbols, key)
+    except jax.errors.ConcretizationTypeError:  # it looks at what it has drawn
+        return _of_options(factory, tuple(dataset.event_shape), options, symbols, key)
+
+
+def _of_options(
+    factory: Factory,
+    event_shape: tuple[int, ...],
+    options: tuple[tuple[str, Any], ...],
+    num_symbols: int | None,
+    key: PRNGKey,
+) -> Any:
+    given = dict(options)
+    if num_symbols is not None:
+        given["likelihood"] = make_likelihood("categorical", num_categories=num_symbols)
+    return factory(key, event_shape, **given)
+
+
+_drawn = jit_quickly(_of_options, static_argnums=(0, 1, 2, 3))
+"""All weights are drawn by one program."""
 
 
 def started_from_data(key: PRNGKey, model: Any, dataset: Dataset) -> Any:

@@ -17,9 +17,10 @@ from jaxvae.runs.folder import RunFolder
 from jaxvae.runs.many_folder import ManyFolder
 from jaxvae.runs.method import by_gradients
 from jaxvae.runs.spread import SPLIT, spread
-from jaxvae.runs.train import Saved, restore_model
-from jaxvae.runs.watch import Interrupted, Reporter, draw, signals, tensorboard
-from jaxvae.training import choose_block_steps, init, stages
+from jaxvae.runs.stop import MINUTES, Deadline, Interrupted, Stop, signals, stages_until
+from jaxvae.runs.train import EVALUATION, Saved, restore_model
+from jaxvae.runs.watch import Reporter, draw, tensorboard
+from jaxvae.training import choose_block_steps, init
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import Stage
 from jaxvae.training.many import (
@@ -46,6 +47,7 @@ class Together:
         parts: what each is made of.
         reporter: what to tell about the progress of all.
         devices: how many may take part; all there are if None.
+        deadline: when all of it has to have ended.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Together:
         parts: dict[str, Parts],
         reporter: Reporter,
         devices: int | None,
+        deadline: Deadline,
     ):
         self.many, self.runs, self.parts, self.reporter = many, runs, parts, reporter
+        self.deadline = deadline
         self.first = next(iter(parts.values()))
         self.config = self.first.config
         self.devices = first_devices(jax.device_count() if devices is None else devices)
@@ -132,23 +136,23 @@ class Together:
             )
         with contextlib.ExitStack() as held:
             boards = {n: held.enter_context(tensorboard(r, first)) for n, r in self.runs.items()}
-            caught = held.enter_context(signals())
+            stop = Stop(held.enter_context(signals()), self.deadline)
             self.reporter.start(self.config, first)
-            steps = stages(
+            steps = stages_until(
+                stop,
                 saved.state,
                 feed,
+                gathered=saved.metrics,
                 total_steps=total,
                 eval_every_steps=every,
-                gathered=saved.metrics,
                 on_progress=self.reporter.progress,
-                should_stop=lambda: bool(caught),
             )
             del saved  # the loop has a copy, and its buffers are of some size
             for stage in steps:
-                stopping = bool(caught) and int(stage.state.step) < total
+                stopping = bool(stop.agreed) and int(stage.state.step) < total
                 self._at(stage, validate, together, folders, boards, stopping=stopping)
                 if stopping:
-                    raise Interrupted(caught[0], int(stage.state.step), self.many.path)
+                    raise Interrupted(stop.agreed[0], int(stage.state.step), self.many.path)
 
     def _at(
         self,
@@ -223,16 +227,21 @@ class Together:
         """The numbers of each run on the test split, written to its folder; None if it has failed."""
         results: dict[str, Any] = {}
         going = [name for name in self.runs if name not in self.failed]
-        for i, name in enumerate(going):
+
+        def examples(done: int, total: int) -> None:
+            done, total = done + len(results) * total, len(going) * total
+            self.reporter.examples(done, total)
+            if done < total and self.deadline.is_near():
+                raise Interrupted(MINUTES, self.config.total_steps, self.many.path, EVALUATION)
+
+        for name in going:
             one, step = self.parts[name], folders[name].best()
             found = evaluate(
                 one,
                 restore_model(one, folders[name], "best"),
                 split=SPLIT,
                 num_samples=self.config.test_num_samples,
-                on_progress=lambda done, total, i=i: self.reporter.examples(
-                    i * total + done, len(going) * total
-                ),
+                on_progress=examples,
             )
             results[name] = {"checkpoint": "best", "step": step, **found}
             self.runs[name].write("results.json", results[name])

@@ -5,30 +5,32 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
+from jaxtyping import Array
 
 from jaxvae import hosts
+from jaxvae.compiling import jit_quickly
 from jaxvae.parallel import data_mesh, shard
 from jaxvae.placement import from_first_process, local, put, replicated
 from jaxvae.runs.config import Parts, TrainConfig, build, from_json
-from jaxvae.runs.evaluate import evaluate
+from jaxvae.runs.evaluate import evaluate, observed
 from jaxvae.runs.folder import RunFolder
+from jaxvae.runs.stop import MINUTES, Deadline, Interrupted, Stop, signals, stages_until
 from jaxvae.runs.watch import (
     SAME_DATA,
-    Interrupted,
     Reporter,
     draw,
     require_same_data,
     say_other_versions,
-    signals,
     tensorboard,
 )
-from jaxvae.training import Metrics, TrainState, choose_block_steps, init, stages
+from jaxvae.training import Metrics, TrainState, choose_block_steps, init
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.feeds import no_metrics
 from jaxvae.training.loop import Stage, make_validation, record_of
@@ -36,6 +38,8 @@ from jaxvae.training.streamed import make_feed
 from jaxvae.types import InputError, Model
 
 T = TypeVar("T")
+
+EVALUATION = "all of training, before its evaluation"
 
 
 class Saved(NamedTuple):
@@ -45,12 +49,23 @@ class Saved(NamedTuple):
     metrics: Metrics
 
 
+class Kept(NamedTuple):
+    """What a report is of, where this process trained the run and need not load it again."""
+
+    parts: Parts
+    model: Model
+    step: int
+    batch: dict[str, Array]
+    """The test split, as the model sees it."""
+
+
 def train(
     config: TrainConfig,
     path: Path,
     *,
     reporter: Reporter | None = None,
     devices: int | None = None,
+    max_minutes: float | None = None,
 ) -> RunFolder:
     """Train a new run in a new folder.
 
@@ -62,14 +77,16 @@ def train(
         path: the folder to make; that of process 0 where there are several.
         reporter: what to tell about progress.
         devices: how many take part in each step; all there are by default. The numbers do not depend on it.
+        max_minutes: save and leave before so many have passed since the call; no limit by default.
 
     Returns:
         The run folder, with checkpoints, metrics and `results.json`.
 
     Raises:
         InputError: a value is not usable, or the folder exists or cannot be written.
-        Interrupted: SIGINT or SIGTERM came; the run is saved and can be resumed.
+        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the run is saved and can be resumed.
     """
+    deadline = Deadline(max_minutes)
     values = dataclasses.asdict(config) | {"devices": devices}
     hosts.require_same({name: repr(value) for name, value in values.items()})
     mesh = hosts.together(lambda: data_mesh(devices))
@@ -84,12 +101,16 @@ def train(
             RunFolder(path),
         )
     )
-    _held(run, lambda: _train(run, parts, reporter or Reporter(), mesh))
+    _held(run, lambda: _train(run, parts, reporter or Reporter(), mesh, deadline))
     return run
 
 
 def resume(
-    path: Path, *, reporter: Reporter | None = None, devices: int | None = None
+    path: Path,
+    *,
+    reporter: Reporter | None = None,
+    devices: int | None = None,
+    max_minutes: float | None = None,
 ) -> RunFolder:
     """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
@@ -99,11 +120,13 @@ def resume(
         path: the run folder; with several processes it is process 0 that reads it.
         reporter: what to tell about progress.
         devices: how many take part in each step; all there are by default.
+        max_minutes: those of this call; no limit by default.
 
     Raises:
         InputError: there is no run, it is in use, or its data have changed.
-        Interrupted: SIGINT or SIGTERM came; the run is saved and can be resumed.
+        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the run is saved and can be resumed.
     """
+    deadline = Deadline(max_minutes)
     reporter = reporter or Reporter()
     hosts.require_same({"resume": str(path), "devices": repr(devices)})
     mesh = hosts.together(lambda: data_mesh(devices))
@@ -117,10 +140,13 @@ def resume(
         hosts.together(lambda: _first_only(lambda: require_same_data(run, parts), None))
         if hosts.is_first():
             say_other_versions(run, reporter)
-        _train(run, parts, reporter, mesh)
+        _train(run, parts, reporter, mesh, deadline)
 
     _held(run, go_on)
     return run
+
+
+_init = jit_quickly(init, static_argnums=2)
 
 
 def _first_only(function: Callable[[], T], other: T) -> T:
@@ -145,9 +171,11 @@ def _require_same_rows(parts: Parts) -> None:
     hosts.require_same({f"data: {name}": repr(record[name]) for name in SAME_DATA})
 
 
-def _train(run: RunFolder, parts: Parts, reporter: Reporter, mesh: Mesh | None) -> None:
+def _train(
+    run: RunFolder, parts: Parts, reporter: Reporter, mesh: Mesh | None, deadline: Deadline
+) -> None:
     if not hosts.is_first():
-        _follow(run, parts, mesh)
+        _follow(run, parts, mesh, deadline)
         return
     config = parts.config
     with run.checkpoints() as checkpoints:
@@ -166,17 +194,26 @@ def _train(run: RunFolder, parts: Parts, reporter: Reporter, mesh: Mesh | None) 
         if mesh is not None and first < config.total_steps:
             reporter.say(_where(mesh))
         with tensorboard(run, first) as board, signals() as caught:
-            _loop(run, parts, checkpoints, saved, board, _Stop(caught), reporter, mesh)
+            _loop(run, parts, checkpoints, saved, board, Stop(caught, deadline), reporter, mesh)
         which, step = "best", checkpoints.best()
-        model = restore_model(parts, checkpoints, which)
+        model = restore_model(parts, checkpoints, which, like=_shapes_of(saved))
+
+    def examples(done: int, total: int) -> None:
+        reporter.examples(done, total)
+        if done < total and deadline.is_near():
+            raise Interrupted(MINUTES, config.total_steps, run.path, EVALUATION)
+
+    xs = observed(parts, "test")
     results = evaluate(
         parts,
         model,
         split="test",
+        xs=xs,
         num_samples=config.test_num_samples,
-        on_progress=reporter.examples,
+        on_progress=examples,
     )
     run.write("results.json", {"checkpoint": which, "step": step, **results})
+    run.kept = Kept(parts, model, step or 0, xs)
 
 
 def _where(mesh: Mesh) -> str:
@@ -184,28 +221,8 @@ def _where(mesh: Mesh) -> str:
     return devices if hosts.count() == 1 else f"{devices} of {hosts.count()} processes"
 
 
-class _Stop:
-    """What signals ask for; with several processes, when all have heard of it.
-
-    Args:
-        caught: the signals that this process got.
-    """
-
-    def __init__(self, caught: list[int]):
-        self.caught = caught
-        self.agreed: list[int] = caught if hosts.count() == 1 else []
-
-    def agree(self, count: int, stop: bool) -> tuple[int, bool]:
-        """The number of steps that the first process wants, and whether any process stops."""
-        if hosts.count() == 1:
-            return count, stop
-        said = [json.loads(text) for text in hosts.gather(json.dumps([count, *self.caught[:1]]))]
-        self.agreed += [number for _, *signals in said for number in signals]
-        return said[0][0], bool(self.agreed)
-
-
 def _stages(
-    parts: Parts, saved: Saved, stop: _Stop, mesh: Mesh | None, **on: Any
+    parts: Parts, saved: Saved, stop: Stop, mesh: Mesh | None, **on: Any
 ) -> Iterator[Stage]:
     """The stages of a run, on the devices of the mesh."""
     total, every = parts.config.total_steps, parts.config.eval_every_steps
@@ -213,7 +230,8 @@ def _stages(
     step, block_steps = parts.step, choose_block_steps(int(saved.state.step), every, total)
     if mesh is not None:
         step, saved = shard(step, mesh), put(from_first_process(saved), replicated(mesh))
-    return stages(
+    return stages_until(
+        stop,
         saved.state,
         make_feed(
             step,
@@ -222,20 +240,18 @@ def _stages(
             block_steps=block_steps,
             mesh=mesh,
         ),
+        gathered=saved.metrics,
         total_steps=total,
         eval_every_steps=every,
-        gathered=saved.metrics,
-        should_stop=lambda: bool(stop.caught),
-        agree=stop.agree,
         **on,
     )
 
 
-def _follow(run: RunFolder, parts: Parts, mesh: Mesh | None) -> None:
+def _follow(run: RunFolder, parts: Parts, mesh: Mesh | None, deadline: Deadline) -> None:
     """The loop on a process that writes nothing."""
     saved = hosts.together(lambda: _fresh(parts))
     with signals() as caught:
-        stop = _Stop(caught)
+        stop = Stop(caught, deadline)
         for stage in _stages(parts, saved, stop, mesh):
             step = int(stage.state.step)
             if stop.agreed and step < parts.config.total_steps:
@@ -248,7 +264,7 @@ def _loop(
     checkpoints: Checkpoints,
     saved: Saved,
     board: Any,
-    stop: _Stop,
+    stop: Stop,
     reporter: Reporter,
     mesh: Mesh | None,
 ) -> None:
@@ -290,8 +306,10 @@ def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
         return parts, restore_model(parts, checkpoints, which), step or 0
 
 
-def restore_model(parts: Parts, checkpoints: Checkpoints, which: str) -> Model:
-    """The model of the best or the last checkpoint.
+def restore_model(
+    parts: Parts, checkpoints: Checkpoints, which: str, *, like: Saved | None = None
+) -> Model:
+    """The model of the best or the last checkpoint; `like` are its shapes, where they are known.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -302,17 +320,33 @@ def restore_model(parts: Parts, checkpoints: Checkpoints, which: str) -> Model:
             f"run: {checkpoints.folder} holds no checkpoint yet; "
             f"go on with it by `jaxvae train --resume {checkpoints.folder.parent}`"
         )
-    return checkpoints.restore(step, _fresh(parts)).state.model
+    return checkpoints.restore(step, like or _shapes(parts)).state.model
 
 
 def _saved(parts: Parts, checkpoints: Checkpoints) -> Saved:
-    fresh, last = _fresh(parts), checkpoints.last()
-    return fresh if last is None else checkpoints.restore(last, fresh)
+    last = checkpoints.last()
+    return _fresh(parts) if last is None else checkpoints.restore(last, _shapes(parts))
 
 
 def _fresh(parts: Parts) -> Saved:
     _, run_key, *_ = parts.config.keys()
-    state = init(run_key, parts.model, parts.optimizer)
-    return Saved(
-        state, no_metrics(parts.step, state, dataset=parts.dataset, batch_size=parts.batch_size)
+    return _with_metrics(parts, _init(run_key, parts.model, parts.optimizer))
+
+
+def _shapes(parts: Parts) -> Saved:
+    """The shapes of what a checkpoint holds; nothing is computed."""
+    _, run_key, *_ = parts.config.keys()
+    state = jax.eval_shape(partial(init, optimizer=parts.optimizer), run_key, parts.model)
+    return _shapes_of(_with_metrics(parts, state))
+
+
+def _shapes_of(saved: Saved) -> Saved:
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
     )
+
+
+def _with_metrics(parts: Parts, state: TrainState) -> Saved:
+    of = {"dataset": parts.dataset, "batch_size": parts.batch_size}
+    return Saved(state, no_metrics(parts.step, state, **of))

@@ -1,10 +1,7 @@
-"""What stands around the loop of a run, of one or of many: who is told, what is checked, what stops it."""
+"""What stands around the loop of a run, of one or of many: who is told, what is checked."""
 
 import contextlib
-import signal
 from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jaxvae.runs.config import Parts, TrainConfig
@@ -31,14 +28,6 @@ class Reporter:
 
     def examples(self, done: int, total: int) -> None:
         """So many test examples have been evaluated."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved first."""
-
-    def __init__(self, signal_number: int, step: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step:,}")
-        self.signal_number, self.step, self.path = signal_number, step, path
 
 
 def require_same_data(run: RunFolder, parts: Parts) -> None:
@@ -84,23 +73,3 @@ def draw(board: Any, record: dict[str, Any]) -> None:
     for split in record.keys() & {"train", "valid"}:
         for name, value in record[split].items():
             board.add_scalar(f"{name}/{split}", value, record["step"])
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Catch SIGINT and SIGTERM while inside; a second one of either acts as it always does."""
-    caught: list[int] = []
-    before = {}
-
-    def catch(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
-            before[number] = signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

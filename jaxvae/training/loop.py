@@ -19,6 +19,7 @@ from jaxvae.batching import (
     unpack,
 )
 from jaxvae.binding import bind
+from jaxvae.compiling import jit_quickly
 from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import DataSet, Feed, InMemory, batch_rows
 from jaxvae.training.metrics import Metrics
@@ -115,7 +116,7 @@ def observe_split(
 ) -> Float[Array, "N *event"]:
     """A whole split as model inputs, on the device; row i draws from `fold_in(key, i)`."""
     rows = jnp.asarray(dataset.splits[split]["x"])
-    return jax.jit(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
+    return jit_quickly(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
 
 
 def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array]:
@@ -135,7 +136,7 @@ def make_validation(
     noise_key = stream_key(key, VALIDATION_STREAM)
     batch = observe_batch(stream_key(noise_key, OBSERVATION_STREAM), dataset, "valid")
 
-    @jax.jit
+    @jit_quickly
     def means(model: Model, batch: dict[str, Array]) -> Metrics:
         examples = unpack(batch)
 

@@ -57,6 +57,8 @@ def fails(capsys, tmp_path, monkeypatch):
         ("--objective other", "other"),
         ("--bogus 3", "--bogus"),
         ("--resume runs/none", "does not exist"),
+        ("--max-minutes 0", "max_minutes: expected a positive number of minutes, got 0"),
+        ("--max-minutes nan", "max_minutes: expected a positive number of minutes, got nan"),
     ],
 )
 def test_train_refuses(fails, options, expected, tmp_path):

@@ -166,6 +166,16 @@ def test_two_processes_stopped_then_one_lost_then_resumed_by_one(folder, alone):
     same_records(records(run), alone)
 
 
+def test_the_minutes_of_one_process_stop_both(folder):
+    long = ("--total-steps", "1000000", "--eval-every-steps", "1000000", "--name", "timed")
+    minutes = ("--max-minutes=100", "--max-minutes=0.5")
+    first, second = start_two(*OPTIONS, *long, minutes, cwd=folder)
+    _, err = finish(first, status=75)
+    assert finish(second, status=75) == ("", "")
+    assert "stopped by its minutes at step" in err
+    assert "--resume runs/timed" in err
+
+
 def test_the_first_process_is_lost(folder):
     """It serves JAX's own watch, which would print a page and abort when it goes."""
     first, second = start_two(*OPTIONS, "--name", "first", cwd=folder)

@@ -15,9 +15,10 @@ from jaxvae.cli.many import print_spread
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.config import build
 from jaxvae.runs.many import members, resume_many, train_many
+from jaxvae.runs.stop import Deadline, Interrupted
 from jaxvae.runs.together import Together
 from jaxvae.runs.train import _fresh, resume, train
-from jaxvae.runs.watch import Interrupted, Reporter
+from jaxvae.runs.watch import Reporter
 from jaxvae.training.checkpoints import Checkpoints
 from tests.support.refusals import refused
 
@@ -99,8 +100,10 @@ def killed_between(monkeypatch, step, name):
 def test_stopped_and_killed_runs_go_on_to_the_same_bits_together_or_apart(
     finished, tmp_path, monkeypatch
 ):
+    with pytest.raises(Interrupted, match="its minutes at step 0"):
+        train_many(TINY, tmp_path / "a", seeds=2, max_minutes=1e-6)
     with pytest.raises(Interrupted, match="SIGTERM at step"):
-        train_many(TINY, tmp_path / "a", seeds=2, reporter=Stopping())
+        resume_many(tmp_path / "a", reporter=Stopping())
     shutil.copytree(tmp_path / "a" / "seed-4", tmp_path / "apart")
     killed_between(monkeypatch, 20, "seed-4")
     with pytest.raises(KeyboardInterrupt):
@@ -201,4 +204,4 @@ def test_a_folder_in_use_or_taken_is_refused(finished):
 
 def test_more_devices_than_there_are():
     with refused("devices", "got 1000"):
-        Together(None, {}, {"a": build(TINY)}, Reporter(), 1000)
+        Together(None, {}, {"a": build(TINY)}, Reporter(), 1000, Deadline(None))

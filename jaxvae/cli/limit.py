@@ -1,0 +1,72 @@
+"""`jaxvae train --max-minutes`: whatever it is doing, the command has ended before they are up."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxvae import hosts
+from jaxvae.cli.commands import Train
+from jaxvae.runs.folder import default_name
+from jaxvae.runs.stop import TIME_IS_UP, require_minutes
+
+LAST_S = 0.5
+"""Seconds before the end at which nobody waits any longer."""
+
+
+def age_s() -> float:
+    """Seconds since this process began, imports included; 0 where the system does not say."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+@contextlib.contextmanager
+def in_time(command: Any, age_s: float) -> Iterator[Any]:
+    """Inside, the process ends when its minutes are up; the command to run then has those that are left.
+
+    Most runs leave in good order before. But nothing can be asked of a program while it compiles, or of a
+    page while it is drawn; there the process just ends, as if it had been killed, which a run outlives.
+
+    Args:
+        command: as parsed.
+        age_s: for how long the process has run already.
+
+    Raises:
+        InputError: the minutes are not a positive number.
+    """
+    if not isinstance(command, Train) or command.max_minutes is None:
+        yield command
+        return
+    require_minutes(command.max_minutes)
+    if command.resume is None and command.name is None:
+        command = dataclasses.replace(command, name=default_name(command.config))
+    left_s = max(60 * command.max_minutes - age_s, 1e-3)
+    timer = threading.Timer(left_s - LAST_S, _end, [_path(command)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield dataclasses.replace(command, max_minutes=left_s / 60)
+    finally:
+        timer.cancel()
+
+
+def _path(command: Train) -> Path:
+    return command.resume or command.runs_dir / (command.name or "")
+
+
+def _end(path: Path) -> None:
+    """End the process, whatever its other threads are at."""
+    line = "its minutes were up before the run began; give it more"
+    if path.exists():
+        line = f"stopped by its minutes; what was saved is intact; go on with `jaxvae train --resume {path}`"
+    if hosts.is_first():
+        print(line, file=sys.stderr, flush=True)
+    hosts.leave("its minutes were up", TIME_IS_UP)
+    os._exit(TIME_IS_UP)
