@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvae import data, hosts
 from jaxvae.binding import Conditional
-from jaxvae.cli.bench import bench
+from jaxvae.cli.bench import bench, process_begun
 from jaxvae.cli.cache import use_compilation_cache
 from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
 from jaxvae.cli.many import is_many_runs, train_many_runs
@@ -36,12 +36,16 @@ def main(args: Sequence[str] | None = None) -> None:
     plus the signal's number where a signal stopped a run, which was saved first.
     """
     terminal = Terminal()
+    begun = process_begun() if args is None else time.monotonic()
     try:
         command = parse(sys.argv[1:] if args is None else list(args))
         with joined(command):
             if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
                 print(f"jaxvae: note: {note}", file=sys.stderr)
-            RUN[type(command)](command, terminal)
+            if isinstance(command, Bench):
+                bench(command, begun)
+            else:
+                RUN[type(command)](command, terminal)
     except InputError as error:
         terminal.close()
         hosts.leave(str(error), 2)
@@ -246,6 +250,5 @@ RUN = {
     Compare: _compare,
     Sample: _sample,
     Report: _report,
-    Bench: lambda command, _: bench(command),
     Data: _data,
 }
