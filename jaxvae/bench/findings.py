@@ -20,6 +20,8 @@ class Findings:
     def __init__(self, first: dict[str, Any], path: Path | None = None):
         self._record, self.path = {**first, "left_out": []}, path
         self._lock = threading.Lock()
+        self.waiting: list[str] = []
+        """What is under way and what comes after it, by name."""
 
     def put(self, **parts: Any) -> None:
         """Parts by name; mappings that are there already take up what is new in them."""

@@ -82,7 +82,7 @@ def measure(
         stage = Rounds(prepare_ceiling(precision), twins, rounds, seconds_a_round)
         longest = 0.0
         for name in names:
-            if not deadline.allows(stage.needs(more=1) + longest):
+            if not deadline.allows(stage.needs(more=1) + 2 * longest):
                 leave_out(f"{name} in {precision}: left out: no time to compile and to time it")
                 continue
             say(f"{name}: compiling")

@@ -1,6 +1,7 @@
 """What one call measures, in the order of importance: `default`, and `device` for a machine that is at hand for minutes."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -143,7 +144,10 @@ def run_parts(parts: Sequence[Part], findings: Findings, deadline: Deadline) -> 
         deadline: when to end.
     """
     errors, done = [], 0
-    for name, seconds, run in parts:
+    for i, (name, seconds, run) in enumerate(parts):
+        findings.waiting = [part.name for part in parts[i:]]
+        if deadline.left() == -math.inf:  # stopped: who did it says so
+            return
         if not deadline.allows(seconds):
             left = max(0.0, deadline.left())
             findings.leave_out(
@@ -162,5 +166,6 @@ def run_parts(parts: Sequence[Part], findings: Findings, deadline: Deadline) -> 
             errors.append(error)
         findings.put(seconds={name: time.monotonic() - begin})
         findings.write()
+    findings.waiting = []
     if errors and not done:
         raise errors[0]

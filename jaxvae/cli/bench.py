@@ -1,6 +1,7 @@
 """`jaxvae bench`: check, measure, print, write; in time, or as far as it came when it was stopped."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from jaxvae.runs.watch import signals
 from jaxvae.types import InputError
 
 SECONDS_A_ROUND = {"default": 1.0, "device": 0.25}
-RESERVE_S, LAST_S = 5.0, 2.5
+RESERVE_S, LAST_S = 8.0, 5.0
 """Of the budget: for what ends late, and for printing, drawing and writing."""
 GRACE_S = 3.0
 """After a signal, for what is under way."""
@@ -51,18 +52,18 @@ def bench(command: Bench, begun: float) -> None:
     findings = Findings(_first(command), command.out and command.out.resolve())
     deadline, last = Deadline(), Deadline()
     if budget is not None:
-        deadline = Deadline(budget - min(RESERVE_S, budget / 3), begun=begun)
+        deadline = Deadline(budget - min(RESERVE_S, budget / 4), begun=begun)
         last = Deadline(budget - min(LAST_S, budget / 6), begun=begun)
     with signals() as caught:
         finished = in_time(lambda: _measure(command, findings, deadline), deadline, last, caught)
-        if caught:
-            findings.leave_out("the rest: left out: stopped by a signal")
-        elif not finished:
-            findings.leave_out("what was under way: left out: it would have ended too late")
+        if not finished:
+            end_all()  # what is printed now should not wait for twins that compile
+        if caught or not finished:
+            why = f"stopped by {signal.Signals(caught[0]).name}" if caught else "the time was up"
+            findings.leave_out(f"{', '.join(findings.waiting) or 'the rest'}: left out: {why}")
         _finish(command, findings, old)
     status = 128 + caught[0] if caught else 0
     if not finished:  # something goes on that cannot be interrupted, such as a compiler
-        end_all()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
