@@ -117,7 +117,7 @@ class Rounds:
         self.turns: dict[str, Turn] = {}
         self.ceiling_steps, self.ceiling_s = 0, list[float]()
         self.round_s = 0.0
-        """Of the last round."""
+        """How long a round takes: as estimated, then as the last one took."""
 
     def add(self, name: str, job: Job) -> None:
         """One more workload."""
@@ -125,8 +125,10 @@ class Rounds:
 
     def needs(self, more: int = 0) -> float:
         """About how many seconds finding the numbers of steps and all rounds take, with so many workloads more."""
-        ours = 0.5 + 1.5 * (len(self.turns) + more)
-        return (self.rounds + 2) * self.seconds * (ours + len(self.twins))
+        return (self.rounds + 2) * self._estimate(more)
+
+    def _estimate(self, more: int = 0) -> float:
+        return self.seconds * (0.5 + 1.5 * (len(self.turns) + more) + len(self.twins))
 
     def calibrate(self, deadline: Deadline) -> None:
         """Find how many steps fill a turn, when nothing compiles any more."""
@@ -134,6 +136,7 @@ class Rounds:
         for turn in self.turns.values():
             turn.calibrate()
         self.twins.calibrate(patience(deadline))
+        self.round_s = self._estimate()
 
     def round(self, deadline: Deadline) -> list[tuple[str, float]]:
         """A turn of each; the names, and their steps a second."""

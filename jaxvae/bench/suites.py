@@ -151,7 +151,7 @@ def run_parts(parts: Sequence[Part], findings: Findings, deadline: Deadline) -> 
         if not deadline.allows(seconds):
             left = max(0.0, deadline.left())
             findings.leave_out(
-                f"{name}: left out: begun with {seconds:.0f} s, {left:.0f} s are left"
+                f"{name}: left out: it needs {seconds:.0f} s or more, {left:.0f} s are left"
             )
             continue
         begin = time.monotonic()

@@ -15,7 +15,8 @@ Spread = Mapping[str, float]
 def efficiency_bars(workloads: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A bar a workload: time of its products alone over time of its step; whiskers span the rounds.
 
-    The words beside it end with the time of the bare step over that in the library's own loop. Below, where peers were timed, a bar for each: steps a second here over there.
+    The words beside it end with the time of the bare step over that in the library's own loop. Below,
+    where peers were timed, a bar for each: steps a second here over there.
 
     Args:
         workloads: name -> what `jaxvae.bench.measure` found.

@@ -170,7 +170,7 @@ def test_rounds_that_do_not_fit_are_left_out(stand_in, monkeypatch):
     monkeypatch.setattr("jaxvae.bench.rounds.Rounds.needs", lambda self, more=0: 0.0)
     said, published = [], []
     how = {"rounds": 9, "seconds_a_round": 4.0, "batch_size": 2}
-    deadline = Deadline(22.0, clock=stand_in)
+    deadline = Deadline(45.0, clock=stand_in)
     found = measure(
         ["vae"],
         draw_rows(3),
@@ -255,8 +255,8 @@ def test_a_signal_leaves_the_rounds_so_far(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM, err
     record = json.loads(path.read_text())
     assert 2 <= record["workloads"]["vae"]["rounds"] < 10000
-    assert record["left_out"][-1] == "workloads: left out: stopped by SIGTERM"
-    assert "workloads: left out: stopped by SIGTERM" in out
+    assert record["left_out"][-1] == "the rest: left out: stopped by SIGTERM"
+    assert "the rest: left out: stopped by SIGTERM" in out
     assert f"numbers: {path}" in out
 
 
