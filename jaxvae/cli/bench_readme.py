@@ -16,7 +16,7 @@ def table(record: Mapping[str, Any]) -> str:
     found = [(name, where["precision"], one) for name, one in record["workloads"].items()]
     found += [(name, "bfloat16", one) for name, one in half.items()]
     peers = list(dict.fromkeys(peer for _, _, one in found for peer in one.get("peers", {})))
-    head = ["", "us/step", "in the loop", "loop", "efficiency", *peers]
+    head = ["", "us/step", "us/step in the loop", "loop", "efficiency", *peers]
     lines = [f"{said_of(record, found)}:", "", _line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(*each, peers)) for each in found]
     more = [f"- {line}" for line in (*more_lines(record), *record["left_out"])]
@@ -28,13 +28,14 @@ def said_of(record: Mapping[str, Any], found: list[tuple[str, str, Any]]) -> str
     where, peers = record["machine"], [one.get("peers", {}) for _, _, one in found]
     versions = {library_of(name): peer["version"] for each in peers for name, peer in each.items()}
     with_them = [f"JAX {where['jax']}", *(f"{name} {its}" for name, its in versions.items())]
-    device = (
-        where["device"] if where["platform"] != "cpu" else f"{where['cpu_count']} of {where['cpu']}"
-    )
-    rounds = sorted({one["rounds"] for _, _, one in found})
-    many = " to ".join(dict.fromkeys(f"{n}" for n in (rounds[0], rounds[-1]))) if rounds else "no"
+    cores = f"{where['cpu_count']} processors of {where['cpu']}"
+    device = cores if where["platform"] == "cpu" else where["device"]
+    counts = sorted({one["rounds"] for _, _, one in found})
+    many = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     return (
-        f"{device} ({', '.join(with_them)}), medians with the least and the most of {many} rounds"
+        f"{device} ({', '.join(with_them)}), medians with the least and the most of {many} "
+        f"{'round' if many == '1' else 'rounds'}; `loop` is the time of the bare step over that in the "
+        "loop, and a peer's column how many times as fast the bare step is, with the peer's own time"
     )
 
 
