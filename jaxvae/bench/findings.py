@@ -28,8 +28,9 @@ class Findings:
         with self._lock:
             for name, part in parts.items():
                 held = self._record.get(name)
-                both = isinstance(held, dict) and isinstance(part, dict)
-                self._record[name] = {**held, **part} if both else part
+                if isinstance(held, dict) and isinstance(part, dict):
+                    part = {**held, **part}
+                self._record[name] = part
 
     def leave_out(self, line: str) -> None:
         """Say what is not there, and why."""

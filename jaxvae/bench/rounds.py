@@ -143,8 +143,9 @@ class Rounds:
         begin, found = time.monotonic(), []
         self.ceiling_s.append(seconds_a_step(self.ceiling.run, self.ceiling_steps))
         for name, turn in self.turns.items():
-            found.append((name, turn.take()))
-            self.twins.take(*found[-1], patience(deadline))
+            speed = turn.take()
+            found.append((name, speed))
+            self.twins.take(name, speed, patience(deadline))
         self.round_s = time.monotonic() - begin
         return found
 

@@ -146,7 +146,10 @@ def fails(capsys):
             "--peers --torch-python python",
             "torch_python: expected a Python interpreter, there is none",
         ),
-        ("--peers --workloads ssvae", "peers: expected vae or iwae50 among the workloads"),
+        (
+            "--peers --workloads ssvae",
+            "peers: expected vae or iwae50 or iwae50_128 among the workloads",
+        ),
         ("--compare none.json", "compare: cannot read none.json: No such file"),
         ("--budget-seconds 0", "budget_seconds: expected a number of seconds above 0, got 0"),
         ("--budget-seconds nan", "budget_seconds: expected a number of seconds above 0, got nan"),

@@ -205,22 +205,24 @@ def test_ratios_are_paired_by_round(beside):
 
 def test_twins_come_up_side_by_side(beside):
     """Each writes when it began and then sleeps: all begin before the first is up. Who is late is left out."""
-    sleeps = "import time, json\nbegun = time.time()\ntime.sleep({})\n" + ANSWERS.replace(
+    sleeps = "import time, json\nbegun = time.time()\ntime.sleep(SECONDS)\n" + ANSWERS.replace(
         '"version": "1"', '"version": "1", "begun": begun, "up": time.time()'
     )
     troupe, said = beside(
-        one=python(sleeps.format(3)), other=python(sleeps.format(3)), late=python(sleeps.format(90))
+        one=python(sleeps.replace("SECONDS", "2")),
+        other=python(sleeps.replace("SECONDS", "2")),
+        late=python(sleeps.replace("SECONDS", "90")),
     )
     with troupe:
         for name in ("vae", "iwae50"):
             troupe.start(name, 4)
-        troupe.come_up(Deadline(), seconds=20.0)
+        troupe.come_up(Deadline(), seconds=10.0)
         about = [twin.about for twin in troupe._twins.values()]
         assert len(about) == 4
         last, first = max(one["begun"] for one in about), min(one["up"] for one in about)
         assert last < first  # the twin that starts one after the other has it the other way round
         processes = [twin._process.pid for twin in troupe._twins.values()]
-    assert troupe.left_out == ["vae, iwae50 / late: left out: not up after 20 s"]
+    assert troupe.left_out == ["vae, iwae50 / late: left out: not up after 10 s"]
     assert set(troupe.left_out) <= set(said)
     for process in processes:
         with pytest.raises(ProcessLookupError):
