@@ -43,10 +43,10 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
     starts, taken = options.rows - batch_size + 1, 0
 
     def step(x: Any) -> Any:
-        optimizer.zero_grad(set_to_none=True)
         value = loss(x)
         value.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # a graph begins without gradients and makes its own
         return value
 
     take = Captured(torch, step, data[:batch_size]) if options.graph else step
