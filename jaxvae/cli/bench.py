@@ -25,8 +25,8 @@ from jaxvae.runs.watch import signals
 from jaxvae.types import InputError
 
 SECONDS_A_ROUND = {"default": 1.0, "device": 0.25}
-RESERVE_S, LAST_S = 8.0, 5.0
-"""Of the budget: for what ends late, and for printing, drawing and writing."""
+LAST_S, LATE_S = 5.0, 3.0
+"""Of the budget: for printing, drawing and writing, unless starting took longer; and for what ends late."""
 GRACE_S = 3.0
 """After a signal, for what is under way."""
 
@@ -41,19 +41,15 @@ def bench(command: Bench, begun: float) -> None:
     Raises:
         InputError: an option cannot be used, or the old record is of another machine.
     """
+    if command.peers or command.suite == "device":  # a GPU's memory is shared with the twins
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     old = checked(command)
     if command.table is not None:
         print(table(read_record(command.table, "table")))
         return
-    budget = command.budget_seconds
-    if command.peers or command.suite == "device":  # a GPU's memory is shared with the twins
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed as well
     findings = Findings(_first(command), command.out and command.out.resolve())
-    deadline, last = Deadline(), Deadline()
-    if budget is not None:
-        deadline = Deadline(budget - min(RESERVE_S, budget / 4), begun=begun)
-        last = Deadline(budget - min(LAST_S, budget / 6), begun=begun)
+    deadline, last = deadlines(command.budget_seconds, begun)
     with signals() as caught:
         finished = in_time(lambda: _measure(command, findings, deadline), deadline, last, caught)
         if not finished:
@@ -69,6 +65,21 @@ def bench(command: Bench, begun: float) -> None:
         os._exit(status)
     if status:
         sys.exit(status)
+
+
+def deadlines(budget: float | None, begun: float) -> tuple[Deadline, Deadline]:
+    """When to begin nothing more, and when to wait for nothing more.
+
+    Args:
+        budget: seconds of the whole call; for ever if None.
+        begun: when it began, of `time.monotonic`.
+    """
+    if budget is None:
+        return Deadline(), Deadline()
+    # Where a busy machine was slow to start it, it is as slow to end it.
+    last = min(max(LAST_S, time.monotonic() - begun), budget / 4)
+    late = min(LATE_S, budget / 8)
+    return Deadline(budget - last - late, begun=begun), Deadline(budget - last, begun=begun)
 
 
 def in_time(

@@ -16,7 +16,7 @@ from jaxvae.bench.findings import Findings
 from jaxvae.bench.start_up import DidNotEnd, start_up
 from jaxvae.bench.suites import Part, Suite, run_parts
 from jaxvae.bench.workloads import WORKLOADS, Job, draw_rows
-from jaxvae.cli.bench import in_time, process_begun
+from jaxvae.cli.bench import deadlines, in_time, process_begun
 from jaxvae.types import InputError
 from tests.support.refusals import refused
 
@@ -212,6 +212,19 @@ def test_a_signal_stops_the_deadline():
     parts, ran = parts_of(Clock(), 0, 0)
     run_parts(parts, findings, deadline)
     assert (ran, findings.waiting) == ([], ["part 0", "part 1"])
+
+
+def test_something_is_kept_for_the_end():
+    now = time.monotonic()
+    deadline, last = deadlines(400.0, now)
+    assert deadline.left() == pytest.approx(392, abs=1)
+    assert last.left() == pytest.approx(395, abs=1)
+    deadline, last = deadlines(400.0, now - 20)  # it took twenty seconds to start
+    assert deadline.left() == pytest.approx(357, abs=1)
+    assert last.left() == pytest.approx(360, abs=1)
+    deadline, last = deadlines(8.0, now)
+    assert 0 < deadline.left() < last.left() < 7
+    assert deadlines(None, now)[0].allows(1e9)
 
 
 def test_since_when_a_process_runs():
