@@ -56,7 +56,7 @@ class Runner:
         """Seconds and processor seconds of so many steps, in the dispatches of the streamed feed's size."""
         wall, processor, end = time.perf_counter(), time.process_time(), self.at + steps
         while self.at < end:
-            count = min(end - self.at, self.feed.longest(self.at) or 64)
+            count = min(end - self.at, self.feed.longest(self.at), 64)
             self.state, self.metrics = jax.block_until_ready(
                 self.feed.run(self.state, self.metrics, self.at, count)
             )

@@ -19,7 +19,7 @@ from jaxvae.runs.method import by_gradients
 from jaxvae.runs.spread import SPLIT, spread
 from jaxvae.runs.train import Saved, restore_model
 from jaxvae.runs.watch import Interrupted, Reporter, draw, signals, tensorboard
-from jaxvae.training import init, stages
+from jaxvae.training import choose_block_steps, init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.loop import Stage
 from jaxvae.training.many import (
@@ -116,6 +116,7 @@ class Together:
             self.first.dataset,
             batch_size=self.first.batch_size,
             num_runs=len(self.runs),
+            block_steps=choose_block_steps(together.last() or 0, every, total),
             mesh=self.mesh,
         )
         saved = self._saved(feed, together)

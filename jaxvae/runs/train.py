@@ -28,7 +28,7 @@ from jaxvae.runs.watch import (
     signals,
     tensorboard,
 )
-from jaxvae.training import Metrics, TrainState, init, stages
+from jaxvae.training import Metrics, TrainState, choose_block_steps, init, stages
 from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.feeds import no_metrics
 from jaxvae.training.loop import Stage, make_validation, record_of
@@ -208,15 +208,22 @@ def _stages(
     parts: Parts, saved: Saved, stop: _Stop, mesh: Mesh | None, **on: Any
 ) -> Iterator[Stage]:
     """The stages of a run, on the devices of the mesh."""
-    assert parts.config.eval_every_steps is not None
-    step = parts.step
+    total, every = parts.config.total_steps, parts.config.eval_every_steps
+    assert every is not None
+    step, block_steps = parts.step, choose_block_steps(int(saved.state.step), every, total)
     if mesh is not None:
         step, saved = shard(step, mesh), put(from_first_process(saved), replicated(mesh))
     return stages(
         saved.state,
-        make_feed(step, parts.dataset, batch_size=parts.batch_size, mesh=mesh),
-        total_steps=parts.config.total_steps,
-        eval_every_steps=parts.config.eval_every_steps,
+        make_feed(
+            step,
+            parts.dataset,
+            batch_size=parts.batch_size,
+            block_steps=block_steps,
+            mesh=mesh,
+        ),
+        total_steps=total,
+        eval_every_steps=every,
         gathered=saved.metrics,
         should_stop=lambda: bool(stop.caught),
         agree=stop.agree,

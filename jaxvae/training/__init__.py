@@ -1,5 +1,6 @@
 """Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
 
+from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.em import make_em_step
 from jaxvae.training.feeds import InMemory
 from jaxvae.training.loop import fit, observe_split, stages
@@ -13,6 +14,7 @@ __all__ = [
     "Metrics",
     "Streamed",
     "TrainState",
+    "choose_block_steps",
     "fit",
     "init",
     "learning_rate_schedule",

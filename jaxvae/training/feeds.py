@@ -3,6 +3,9 @@
 The order of epoch e is `permutation(fold_in(order_key, e))` of the training rows, cut into batches
 of B; the N mod B rows left over are other rows in every epoch. So the batch of step t follows from
 (key, t), and a resumed run sees the same batches as an unbroken one.
+
+A dispatch is blocks of a known number of steps, see `jaxvae.training.blocks`. Sorting has no place in
+a step: the orders of the epochs ahead are drawn by a program of their own, before a dispatch needs them.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,15 +20,16 @@ from jaxtyping import Array, Int
 
 from jaxvae.batching import OBSERVATION_STREAM, ORDER_STREAM, example_keys, stream_key
 from jaxvae.placement import put, replicated
+from jaxvae.training.blocks import compiled, repeat_blocks, require_blocks
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, PRNGKey, require_positive
 
+WINDOW_ROWS = 2**17
+"""About how many rows of small data the orders that are drawn together hold."""
+
 Rows: TypeAlias = dict[str, Array]
 """The training rows as stored: `x` [N, *event] and, where there are any, `label`, `mask` and `weight`."""
-
-Order: TypeAlias = tuple[Int[Array, "N"], Int[Array, ""]]
-"""The order of an epoch, and which epoch that is."""
 
 
 class DataSet(Protocol):
@@ -44,18 +48,27 @@ class DataSet(Protocol):
 class Feed(Protocol):
     """The batches of a run and the compiled dispatch that trains on them."""
 
+    @property
+    def block_steps(self) -> int:
+        """S: a dispatch takes a multiple of S steps, from a multiple of S on."""
+        ...
+
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples, of the structure that the step returns."""
         ...
 
-    def longest(self, step: int) -> int | None:
-        """How many steps a dispatch from this step on may take; any number if None."""
+    def longest(self, step: int) -> int:
+        """How many steps a dispatch from this step on may take, a multiple of S."""
         ...
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps from `step` = `state.step` on, in one dispatch; the buffers given are donated."""
+        """`count` steps from `step` = `state.step` on, in one dispatch; the buffers given are donated.
+
+        Raises:
+            InputError: the steps are no whole blocks, or more than a dispatch takes.
+        """
         ...
 
 
@@ -66,6 +79,8 @@ class InMemory:
         step: from `make_step`.
         dataset: the training rows are `dataset.splits["train"]["x"]`.
         batch_size: B, at most the number of training rows.
+        block_steps: S, steps in a loop of known length: dispatches take multiples of it. See
+            `jaxvae.training.blocks.choose_block_steps`.
         mesh: devices that hold everything in full, and among which a `step` from
             `jaxvae.parallel.shard` deals out each batch; one device by default.
 
@@ -73,37 +88,94 @@ class InMemory:
         InputError: a size is not usable.
     """
 
-    def __init__(self, step: Step, dataset: DataSet, *, batch_size: int, mesh: Mesh | None = None):
-        require_positive(batch_size=batch_size)
+    def __init__(
+        self,
+        step: Step,
+        dataset: DataSet,
+        *,
+        batch_size: int,
+        block_steps: int = 1,
+        mesh: Mesh | None = None,
+    ):
+        require_positive(batch_size=batch_size, block_steps=block_steps)
         rows = batch_rows(dataset, "train")
-        if batch_size > (size := len(rows["x"])):
-            raise InputError(
-                f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
-            )
-        order = jnp.zeros(size, jnp.int32), jnp.int32(-1)
+        require_batch(batch_size, size := len(rows["x"]))
+        self.block_steps = block_steps
         self.rows: Rows = on(mesh, rows)
-        self.order: Order = on(mesh, order)
+        layout: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
+        self.epochs = Epochs(size, batch_size, block_steps, make_orders(size, **layout))
         self._no_metrics = partial(no_metrics, step, dataset=dataset, batch_size=batch_size)
-        self._run = make_run(step, dataset.observe, batch_size=batch_size, mesh=mesh)
-
+        run = make_run(
+            step, dataset.observe, batch_size=batch_size, block_steps=block_steps, mesh=mesh
+        )
+        self._run = compiled(run)
         self._on_device = jax.device_put if mesh is None else partial(on, mesh)
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples; nothing is computed."""
         return self._no_metrics(state)
 
-    def longest(self, step: int) -> None:
-        """A dispatch may take any number of steps."""
+    def longest(self, step: int) -> int:
+        """As many steps as two windows of epochs have left."""
+        return self.epochs.longest(step)
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps; the order of the epoch stays on the device until the next call."""
-        del step
-        state, metrics, self.order = self._run(
-            state, metrics, self.order, self.rows, self._on_device(count)
-        )
-        return state, metrics
+        """`count` steps; the orders of their epochs are drawn before, where they are not there yet."""
+        require_blocks(step, count, self.block_steps, self.longest(step))
+        orders = self.epochs.orders(state.key, step)
+        blocks = self._on_device(np.int32(count // self.block_steps))
+        return self._run(state, metrics, orders, self.rows, blocks)
+
+
+class Epochs:
+    """The orders of the epochs that are near, on the device: each is drawn once, as a run goes on.
+
+    A window is W consecutive epochs, the first a multiple of W: at least a block of steps and, of small
+    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next.
+
+    Args:
+        size: N, the number of training rows.
+        batch_size: B.
+        block_steps: S.
+        draw: from `make_orders`.
+        num_runs: how many runs have an order of their own.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        block_steps: int,
+        draw: Callable[..., Int[Array, "W N"]],
+        num_runs: int = 1,
+    ):
+        self.steps_per_epoch = size // batch_size
+        at_least = -(-block_steps // self.steps_per_epoch)
+        self.window = max(at_least, WINDOW_ROWS // (size * num_runs), 1)
+        self._block_steps, self._draw = block_steps, draw
+        self._drawn: dict[int, Array] = {}
+
+    def longest(self, step: int) -> int:
+        """How many steps there are to the end of the next window, in whole blocks."""
+        window_steps = self.window * self.steps_per_epoch
+        left = (step // window_steps + 2) * window_steps - step
+        return left // self._block_steps * self._block_steps
+
+    def orders(self, key: PRNGKey, step: int) -> tuple[Array, Array]:
+        """The orders of the window that this step is in, and of the next.
+
+        Args:
+            key: of the run, or keys [R] of runs; always that of the first call.
+            step: any step from 0 on.
+        """
+        current = step // (self.window * self.steps_per_epoch)
+        self._drawn = {
+            w: self._drawn[w] if w in self._drawn else self._draw(key, w * self.window, self.window)
+            for w in (current, current + 1)
+        }
+        return self._drawn[current], self._drawn[current + 1]
 
 
 def on(mesh: Mesh | None, tree: Any) -> Any:
@@ -111,43 +183,67 @@ def on(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree) if mesh is None else put(tree, replicated(mesh))
 
 
+def make_orders(
+    size: int, over: Callable[[Any], Any] = lambda draw: draw, **options: Any
+) -> Callable[..., Int[Array, "W N"]]:
+    """Compile `draw(key, first, W)`: the orders of epochs `first` to `first + W - 1`.
+
+    Args:
+        size: N, the number of training rows.
+        over: maps `(key, first) -> [W, N]` over runs, where there are many.
+        options: of `jax.jit`.
+    """
+
+    @partial(jax.jit, static_argnums=2, **options)
+    def draw(key: PRNGKey, first: Int[Array, ""], window: int) -> Int[Array, "W N"]:
+        def of_run(key: PRNGKey, first: Int[Array, ""]) -> Int[Array, "W N"]:
+            epochs = first + jnp.arange(window)
+            return jax.vmap(epoch_order, in_axes=(None, 0, None))(key, epochs, size)
+
+        return over(of_run)(key, first)
+
+    return lambda key, first, window: draw(key, np.int32(first), window)
+
+
 def make_run(
     step: Step,
     observe: Callable[[PRNGKey, Array], Array],
     *,
     batch_size: int,
+    block_steps: int = 1,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Metrics, Order, Rows, Array], tuple[TrainState, Metrics, Order]]:
-    """Compile `run(state, metrics, order, rows, count)`: `count` steps in one dispatch, buffers donated.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The dispatch `run(state, metrics, orders, rows, blocks)`: S steps a block. Pure, not compiled.
 
-    `count` is an array, so one compilation serves every count, and how the steps are dealt out to
-    dispatches cannot change a bit of the result.
+    `blocks` is an array, so one compilation serves every count, and how the steps are dealt out to
+    dispatches cannot change a bit of the result. `orders` is from `Epochs.orders`.
     """
 
-    @partial(jax.jit, donate_argnums=(0, 1, 2))
     def run(
-        state: TrainState, metrics: Metrics, order: Order, rows: Rows, count: Int[Array, ""]
-    ) -> tuple[TrainState, Metrics, Order]:
+        state: TrainState,
+        metrics: Metrics,
+        orders: tuple[Int[Array, "W N"], Int[Array, "W N"]],
+        rows: Rows,
+        blocks: Int[Array, ""],
+    ) -> tuple[TrainState, Metrics]:
         observation_key = stream_key(state.key, OBSERVATION_STREAM)
-        size = rows["x"].shape[0]
+        window, size = orders[0].shape
         steps_per_epoch = size // batch_size
+        both = jnp.concatenate(orders)
+        first = state.step // (window * steps_per_epoch) * window
 
-        def one(_: Array, carry: Any) -> Any:
-            state, metrics, (order, ordered_epoch) = carry
+        def one(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = carry
             epoch, position = state.step // steps_per_epoch, state.step % steps_per_epoch
-            order = jax.lax.cond(
-                epoch == ordered_epoch,
-                lambda: order,
-                lambda: epoch_order(state.key, epoch, size),
-            )
-            index = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+            at = epoch - first, position * batch_size
+            index = jax.lax.dynamic_slice(both, at, (1, batch_size))[0]
             keys = example_keys(observation_key, state.step, index)
             batch = {name: array[index] for name, array in rows.items()}
             batch |= {"x": jax.vmap(observe)(keys, batch["x"]), "index": index}
             state, new = step(state, batch)
-            return state, metrics.merge(new), (order, epoch)
+            return state, metrics.merge(new)
 
-        carry = jax.lax.fori_loop(0, count, one, (state, metrics, order))
+        carry = repeat_blocks(one, (state, metrics), blocks, block_steps)
         return carry if mesh is None else jax.lax.with_sharding_constraint(carry, replicated(mesh))
 
     return run
@@ -171,6 +267,18 @@ def no_metrics(step: Step, state: TrainState, *, dataset: DataSet, batch_size: i
     }
     _, metrics = jax.eval_shape(step, state, batch)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+
+
+def require_batch(batch_size: int, size: int) -> None:
+    """Refuse a batch of more rows than there are.
+
+    Raises:
+        InputError: see above.
+    """
+    if batch_size > size:
+        raise InputError(
+            f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
+        )
 
 
 def batch_rows(dataset: DataSet, split: str) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The loop: many steps a dispatch, nothing to the host between evaluations."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from jaxvae.batching import (
     unpack,
 )
 from jaxvae.binding import bind
+from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import DataSet, Feed, InMemory, batch_rows
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
@@ -65,17 +67,23 @@ def stages(
         `Stage`, with the training metrics since the last evaluation.
 
     Raises:
-        InputError: a size is not usable.
+        InputError: a size is not usable, or the feed's blocks do not end at the evaluations.
     """
     require_positive(total_steps=total_steps, eval_every_steps=eval_every_steps)
+    now, block = int(state.step), feed.block_steps
+    if math.gcd(now, eval_every_steps, total_steps) % block:
+        raise InputError(
+            f"block_steps: expected a divisor of {now}, {eval_every_steps} and {total_steps} (the first "
+            f"step, eval_every_steps and total_steps), got {block}; see jaxvae.training.choose_block_steps"
+        )
     metrics = gathered or feed.no_metrics(state)
     # A donated buffer is gone for its owner, so the caller's arrays are copied once.
     state, metrics = jax.tree.map(jnp.copy, (state, metrics))
-    now, dispatch, begin = int(state.step), 1, time.perf_counter()
+    dispatch, begin = block, time.perf_counter()
     stage_begin, stage_step = begin, now
     while now < total_steps:
         boundary = min(total_steps, (now // eval_every_steps + 1) * eval_every_steps)
-        count = min(dispatch, boundary - now, feed.longest(now) or dispatch)
+        count = min(max(dispatch // block, 1) * block, boundary - now, feed.longest(now))
         state, metrics = jax.block_until_ready(feed.run(state, metrics, now, count))
         now += count
         elapsed, begin = time.perf_counter() - begin, time.perf_counter()
@@ -176,13 +184,16 @@ def fit(
     """
     history: list[dict[str, Any]] = []
     if eval_every_steps is None:
+        require_positive(total_steps=total_steps)
         eval_every_steps = max(1, total_steps // 10)
     if validation is not None and "valid" not in dataset.splits:
         raise InputError(
             f"validation: expected a data set with a valid split, got {', '.join(dataset.splits)}"
         )
     validate = make_validation(validation, dataset, state.key) if validation else None
-    feed = InMemory(step, dataset, batch_size=batch_size)
+    require_positive(total_steps=total_steps, eval_every_steps=eval_every_steps)
+    block_steps = choose_block_steps(int(state.step), eval_every_steps, total_steps)
+    feed = InMemory(step, dataset, batch_size=batch_size, block_steps=block_steps)
     for stage in stages(
         state,
         feed,

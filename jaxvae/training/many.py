@@ -1,8 +1,7 @@
 """Many runs in one dispatch: the pure step under `vmap`, each run with its own order, batches and noise.
 
 States are stacked along a leading axis of runs, all but the step counter, which the runs share. Were it
-stacked too, whether an epoch begins would be asked of each run, `cond` would become a `select`, and
-every step would draw the order of a whole epoch.
+stacked too, the place in the epoch would be one of each run.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,17 @@ from jaxtyping import Array, Float, Int
 
 from jaxvae.batching import OBSERVATION_STREAM, VALIDATION_STREAM, map_examples, stream_key, unpack
 from jaxvae.binding import bind
-from jaxvae.training.feeds import DataSet, Order, Rows, batch_rows, make_run, no_metrics
+from jaxvae.training.blocks import compiled, require_blocks
+from jaxvae.training.feeds import (
+    DataSet,
+    Epochs,
+    Rows,
+    batch_rows,
+    make_orders,
+    make_run,
+    no_metrics,
+    require_batch,
+)
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
 from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
@@ -111,6 +120,7 @@ class ManyInMemory:
         dataset: the training rows are `dataset.splits["train"]["x"]`.
         batch_size: B, at most the number of training rows.
         num_runs: R.
+        block_steps: S, as of `InMemory`.
         mesh: from `run_mesh`.
 
     Raises:
@@ -125,22 +135,24 @@ class ManyInMemory:
         *,
         batch_size: int,
         num_runs: int,
+        block_steps: int = 1,
         mesh: Mesh | None = None,
     ):
-        require_positive(batch_size=batch_size, num_runs=num_runs)
+        require_positive(batch_size=batch_size, num_runs=num_runs, block_steps=block_steps)
         rows = batch_rows(dataset, "train")
-        if batch_size > (size := len(rows["x"])):
-            raise InputError(
-                f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
-            )
+        require_batch(batch_size, size := len(rows["x"]))
+        self.block_steps = block_steps
         self._step_of, self._dataset = step_of, dataset
         self._batch_size, self._num_runs = batch_size, num_runs
         self.own = deal_out(own, 0, mesh)
         self.rows: Rows = deal_out(jax.tree.map(jnp.asarray, rows), None, mesh)
-        order: Order = jnp.zeros((num_runs, size), jnp.int32), jnp.int32(-1)
-        self.order = deal_out(order, (0, None), mesh)
+        draw = make_orders(size, lambda one: over_runs(one, (0, None), 0, mesh))
+        self.epochs = Epochs(size, batch_size, block_steps, draw, num_runs)
         self._mesh = mesh
-        self._run = make_runs(step_of, dataset, batch_size=batch_size, mesh=mesh)
+        runs = make_runs(
+            step_of, dataset, batch_size=batch_size, block_steps=block_steps, mesh=mesh
+        )
+        self._run = compiled(runs)
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples, of every run."""
@@ -156,18 +168,18 @@ class ManyInMemory:
         )
         return deal_out(of_all, 0, self._mesh)
 
-    def longest(self, step: int) -> None:
-        """A dispatch may take any number of steps."""
+    def longest(self, step: int) -> int:
+        """As many steps as two windows of epochs have left."""
+        return self.epochs.longest(step)
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
         """`count` steps of every run."""
-        del step
-        state, metrics, self.order = self._run(
-            state, metrics, self.order, self.rows, self.own, jax.device_put(count)
-        )
-        return state, metrics
+        require_blocks(step, count, self.block_steps, self.longest(step))
+        orders = self.epochs.orders(state.key, step)
+        blocks = jax.device_put(np.int32(count // self.block_steps))
+        return self._run(state, metrics, orders, self.rows, self.own, blocks)
 
 
 def make_runs(
@@ -175,19 +187,20 @@ def make_runs(
     dataset: DataSet,
     *,
     batch_size: int,
+    block_steps: int = 1,
     mesh: Mesh | None = None,
-) -> Callable[..., tuple[TrainState, Metrics, Order]]:
-    """Compile `run(state, metrics, order, rows, own, count)`, `make_run` of every run in one dispatch."""
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The dispatch `run(state, metrics, orders, rows, own, blocks)`: `make_run` of every run. Pure, not compiled."""
 
     def one(
-        state: TrainState, metrics: Metrics, order: Order, rows: Rows, own: Any, count: Array
-    ) -> tuple[TrainState, Metrics, Order]:
-        run = make_run(step_of(own), dataset.observe, batch_size=batch_size)
-        return run(state, metrics, order, rows, count)
+        state: TrainState, metrics: Metrics, orders: Any, rows: Rows, own: Any, blocks: Array
+    ) -> tuple[TrainState, Metrics]:
+        run = make_run(
+            step_of(own), dataset.observe, batch_size=batch_size, block_steps=block_steps
+        )
+        return run(state, metrics, orders, rows, blocks)
 
-    each = (STACKED, 0, (0, None))
-    mapped = over_runs(one, (*each, None, 0, None), each, mesh)
-    return jax.jit(mapped, donate_argnums=(0, 1, 2))
+    return over_runs(one, (STACKED, 0, 0, None, 0, None), (STACKED, 0), mesh)
 
 
 def make_validations(

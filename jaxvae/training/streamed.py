@@ -19,7 +19,16 @@ from jaxtyping import Array, Int
 
 from jaxvae.batching import OBSERVATION_STREAM, example_keys, stream_key
 from jaxvae.placement import local, replicated
-from jaxvae.training.feeds import DataSet, Feed, InMemory, epoch_order, no_metrics, on
+from jaxvae.training.blocks import choose_block_steps, compiled, repeat_blocks, require_blocks
+from jaxvae.training.feeds import (
+    DataSet,
+    Feed,
+    InMemory,
+    epoch_order,
+    no_metrics,
+    on,
+    require_batch,
+)
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, PRNGKey, require_positive
@@ -32,7 +41,7 @@ PIECE_ROWS = 1024  # read at a time, so that a closed feed is soon still
 
 Read: TypeAlias = Callable[[Int[np.ndarray, "n"]], Mapping[str, np.ndarray]]
 Chunk: TypeAlias = dict[str, Array]
-"""`index` [S, B], `x` [S, B, *event] as stored, and what else rows have: the batches of S steps."""
+"""`index` [C, B], `x` [C, B, *event] as stored, and what else rows have: the batches of C steps."""
 
 
 @runtime_checkable
@@ -44,28 +53,35 @@ class OnDisk(Protocol):
         ...
 
 
-def make_feed(step: Step, dataset: DataSet, *, batch_size: int, mesh: Mesh | None = None) -> Feed:
+def make_feed(
+    step: Step,
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    block_steps: int = 1,
+    mesh: Mesh | None = None,
+) -> Feed:
     """The feed of a data set: `Streamed` where its training rows stay on disk, else `InMemory`.
 
     Args:
         step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
         dataset: from `jaxvae.data.load`.
         batch_size: B, at most the number of training rows.
+        block_steps: S, as of `InMemory`.
         mesh: the devices to deal the rows of a batch out to, over its axis "data"; one device if None.
 
     Raises:
         InputError: a size is not usable.
     """
-    options: dict[str, Any] = {} if mesh is None else {"mesh": mesh}
     kind = Streamed if isinstance(dataset.splits["train"], OnDisk) else InMemory
-    return kind(step, dataset, batch_size=batch_size, **options)
+    return kind(step, dataset, batch_size=batch_size, block_steps=block_steps, mesh=mesh)
 
 
 class Streamed:
     """The batches of `InMemory`, to the bit, from rows that stay on disk.
 
-    A chunk holds the batches of S consecutive steps: as many as `chunk_bytes` has room for, at least one
-    and at most 64. Beside the chunk in use, two are read ahead. So memory is that of 3 chunks on the
+    A chunk holds the batches of C consecutive steps, a multiple of S: as many as `chunk_bytes` has room
+    for, at least one and at most 64. Beside the chunk in use, two are read ahead. So memory is that of 3 chunks on the
     device, of those that 2 threads work on, and 4 bytes a row for the order of an epoch (of two epochs
     where one ends).
 
@@ -75,6 +91,7 @@ class Streamed:
         step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
         dataset: its train split is `OnDisk`.
         batch_size: B, at most the number of training rows.
+        block_steps: S, as of `InMemory`; a divisor of it where a chunk has no room for so many.
         mesh: deal the rows of every batch out over the axis "data" of these devices, of one process or
             several. Each process reads the rows of its own devices, and the batches are the same on any
             number of them.
@@ -90,23 +107,29 @@ class Streamed:
         dataset: DataSet,
         *,
         batch_size: int,
+        block_steps: int = 1,
         mesh: Mesh | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ):
-        require_positive(batch_size=batch_size, chunk_bytes=chunk_bytes)
+        require_positive(batch_size=batch_size, block_steps=block_steps, chunk_bytes=chunk_bytes)
         train = dataset.splits["train"]
-        if batch_size > (size := len(train["x"])):
-            raise InputError(
-                f"batch_size: expected at most {size}, the size of the training split, got {batch_size}"
-            )
+        require_batch(batch_size, size := len(train["x"]))
         self._read, self._size, self._batch_size = cast(OnDisk, train).read, size, batch_size
         row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in train.values())
-        self._steps = max(1, min(CHUNK_STEPS, chunk_bytes // (batch_size * row_bytes)))
+        fitting = max(1, min(CHUNK_STEPS, chunk_bytes // (batch_size * row_bytes)))
+        self.block_steps = choose_block_steps(block_steps, most=fitting)
+        self._steps = fitting // self.block_steps * self.block_steps
         self._mesh = None if mesh is None else _automatic(mesh)
         self._no_metrics = partial(no_metrics, step, dataset=dataset, batch_size=batch_size)
-        self._run = make_run(
-            step, dataset.observe, batch_size=batch_size, chunk_steps=self._steps, mesh=self._mesh
+        run = make_run(
+            step,
+            dataset.observe,
+            batch_size=batch_size,
+            chunk_steps=self._steps,
+            block_steps=self.block_steps,
+            mesh=self._mesh,
         )
+        self._run = compiled(run)
         self._on_device = jax.device_put if mesh is None else partial(on, self._mesh)
         self._next = -1  # the step that continues what was run last
         self._chunk: tuple[int, Chunk] | None = None
@@ -125,13 +148,15 @@ class Streamed:
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
         """`count` steps of one chunk; waits for its rows where they are not there yet."""
+        require_blocks(step, count, self.block_steps, self.longest(step))
         try:
             chunk = self._chunk_of(state, step)
         except BaseException:
             self.close()
             raise
         self._next = step + count
-        return self._run(state, metrics, chunk, self._on_device(count))
+        blocks = self._on_device(np.int32(count // self.block_steps))
+        return self._run(state, metrics, chunk, blocks)
 
     def close(self) -> None:
         """Stop reading and let go of what was read; a later `run` begins anew."""
@@ -208,12 +233,12 @@ _permuted = jax.jit(epoch_order, static_argnums=2)
 
 
 class Chunks:
-    """The batches of the steps from c S on, on the device: element c of a source that grain reads ahead.
+    """The batches of C steps, on the device: element i, of steps i C to (i + 1) C - 1, of a source that grain reads ahead.
 
     Args:
         read: rows by their numbers.
         batches: which rows a step has.
-        steps: S, steps in a chunk.
+        steps: C, steps in a chunk.
         mesh: deal the rows out over its axis "data"; the process reads the rows of its own devices.
     """
 
@@ -232,8 +257,8 @@ class Chunks:
             return jax.device_put(self._rows(rows))
         return self._dealt(rows, self._mesh)
 
-    def _rows(self, index: Int[np.ndarray, "S b"]) -> dict[str, np.ndarray]:
-        """What the rows [S, b] hold, and their numbers as `index`."""
+    def _rows(self, index: Int[np.ndarray, "C b"]) -> dict[str, np.ndarray]:
+        """What the rows [C, b] hold, and their numbers as `index`."""
         flat, parts = index.ravel(), []
         for start in range(0, len(flat), PIECE_ROWS):
             if self.closed.is_set():
@@ -243,7 +268,7 @@ class Chunks:
         rows = {name: a.reshape(*index.shape, *a.shape[1:]) for name, a in joined.items()}
         return {name: a for name, a in rows.items() if name != "factors"} | {"index": index}
 
-    def _dealt(self, index: Int[np.ndarray, "S B"], mesh: Mesh) -> Chunk:
+    def _dealt(self, index: Int[np.ndarray, "C B"], mesh: Mesh) -> Chunk:
         """A chunk whose batches are dealt out; what does not divide is filled up, and cut off in the step."""
         spec = NamedSharding(mesh, PartitionSpec(None, "data"))
         index = np.pad(index, ((0, 0), (0, -index.shape[1] % mesh.shape["data"])), mode="edge")
@@ -261,7 +286,7 @@ class Chunks:
 
 
 def spans(places: Iterable[Any]) -> list[tuple[int | None, int | None]]:
-    """Which ranges of a batch's rows lie at these places of an array [S, B, ..], each once.
+    """Which ranges of a batch's rows lie at these places of an array [C, B, ..], each once.
 
     The places of the devices of all processes together have every row, those of two processes have
     none in common unless the mesh has another axis beside "data".
@@ -275,20 +300,20 @@ def make_run(
     *,
     batch_size: int,
     chunk_steps: int,
+    block_steps: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Metrics, Chunk, Array], tuple[TrainState, Metrics]]:
-    """Compile `run(state, metrics, chunk, count)`: `count` steps in one dispatch, state and metrics donated.
+    """The dispatch `run(state, metrics, chunk, blocks)`: S steps a block. Pure, not compiled.
 
     They are the steps of the chunk from `state.step` on; one compilation serves every place and count.
     """
 
-    @partial(jax.jit, donate_argnums=(0, 1))
     def run(
-        state: TrainState, metrics: Metrics, chunk: Chunk, count: Int[Array, ""]
+        state: TrainState, metrics: Metrics, chunk: Chunk, blocks: Int[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         observation_key = stream_key(state.key, OBSERVATION_STREAM)
 
-        def one(_: Array, carry: Any) -> Any:
+        def one(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
             at = state.step % chunk_steps
             batch = {
@@ -299,7 +324,7 @@ def make_run(
             state, new = step(state, batch | {"x": jax.vmap(observe)(keys, batch["x"])})
             return state, metrics.merge(new)
 
-        carry = jax.lax.fori_loop(0, count, one, (state, metrics))
+        carry = repeat_blocks(one, (state, metrics), blocks, block_steps)
         return carry if mesh is None else jax.lax.with_sharding_constraint(carry, replicated(mesh))
 
     return run

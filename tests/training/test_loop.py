@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jaxvae.batching import (
     map_examples,
     stream_key,
 )
-from jaxvae.training import InMemory, feeds, loop
+from jaxvae.training import InMemory, blocks, feeds, loop
 from jaxvae.training.metrics import Metrics
 from tests.support.refusals import refused
 
@@ -69,7 +70,8 @@ def bits(tree):
 
 def train(**options):
     options = {"batch_size": 3, "total_steps": 23, "eval_every_steps": 5} | options
-    feed = InMemory(STEP, data(), batch_size=options.pop("batch_size"))
+    sizes = {name: options.pop(name) for name in ("batch_size", "block_steps") if name in options}
+    feed = InMemory(STEP, data(), **sizes)
     stages = loop.stages(options.pop("state", None) or start(), feed, **options)
     return [(int(s.state.step), s.is_evaluation, bits(s.state), bits(s.metrics)) for s in stages]
 
@@ -101,6 +103,90 @@ def test_the_state_and_the_metrics_do_not_depend_on_the_dispatches(seconds, monk
         assert counts == list(range(1, 24))
     if seconds == 1e9:
         assert len(counts) < 12
+
+
+@pytest.mark.parametrize("block_steps", [7, 64])
+def test_the_bits_do_not_depend_on_the_steps_in_a_block(block_steps):
+    """Across the ends of epochs, of which there are three steps each."""
+    sizes = {"total_steps": 448, "eval_every_steps": 448}
+    assert train(**sizes, block_steps=block_steps) == train(**sizes)
+
+
+def test_a_run_resumed_in_the_middle_of_a_block_continues_to_the_same_bits():
+    whole = {"total_steps": 14, "eval_every_steps": 14}
+    (expected,) = train(**whole, block_steps=7)
+    feed = InMemory(STEP, data(), batch_size=3)
+    (half,) = loop.stages(start(), feed, total_steps=10, eval_every_steps=10)
+    (rest,) = train(**whole, state=half.state, gathered=half.metrics, block_steps=2)
+    assert rest == expected
+    (lost,) = train(**whole, state=half.state, block_steps=2)
+    assert lost[3] != expected[3], "the carried metrics make no difference"
+
+
+def test_blocks_end_where_dispatches_do():
+    assert blocks.choose_block_steps(0, 600, 20_000, most=64) == 50
+    assert blocks.choose_block_steps(7, 600, 20_000, most=64) == 1
+    assert blocks.choose_block_steps(0, 64, 640) == blocks.MOST_ON_CPU
+    with refused("block_steps", "5", "23", "2"):
+        train(block_steps=2)
+    feed, state = InMemory(STEP, data(), batch_size=3, block_steps=4), start()
+    for count in (0, 3, feed.longest(0) + 4):
+        with refused("count", "multiple of 4", str(count)):
+            feed.run(state, feed.no_metrics(state), 0, count)
+
+
+# The compiled loop, as a CPU runs it: an accelerator must not wait for the host within a block.
+
+
+def loops_of(compiled):
+    """Of each loop in the text of a compiled program: its known length, or None; and its body with all that it calls."""
+    text = compiled.as_text()
+    names = re.split(r"^(?:ENTRY )?%?([\w.-]+) \([^\n]*\{$", text, flags=re.MULTILINE)
+    bodies = dict(zip(names[1::2], names[2::2], strict=True))
+
+    def reached(name):
+        body = bodies[name]
+        called = re.findall(
+            r"(?:calls|body|condition|to_apply|branch_computations)=\{?%?([\w.-]+)", body
+        )
+        return body + "".join(reached(other) for other in called if other in bodies)
+
+    for body in bodies.values():
+        for line in re.findall(r"^.* while\(.*$", body, flags=re.MULTILINE):
+            length = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            inner = re.search(r"body=%?([\w.-]+)", line)
+            yield (int(length[1]) if length else None), reached(inner[1])
+
+
+def check_never_waits(run, inputs, block_steps):
+    """One loop of unknown length, over blocks; in it one of known length, without a branch or a sort."""
+    found = list(loops_of(run.lower(*inputs, jnp.int32(1)).compile()))
+    unknown = [body for length, body in found if length is None]
+    assert len(unknown) == 1, f"loops of unknown length: {len(unknown)}"
+    assert f'known_trip_count":{{"n":"{block_steps}"' in unknown[0]
+    for name in ("conditional(", "sort(", "infeed(", 'custom_call_target="xla_ffi_python'):
+        assert name not in unknown[0], f"a step has {name}"
+
+
+def test_a_step_never_waits_for_the_host():
+    run, *inputs = make_inputs(block_steps=7)
+    check_never_waits(run, inputs, 7)
+
+
+@pytest.mark.parametrize("twin", ["branch", "sort", "traced length"])
+def test_check_of_waiting_rejects(twin):
+    def spoiled(state, batch):
+        if twin == "branch":
+            scale = jax.lax.cond(state.step % 2 == 0, lambda: batch["x"].sum(), lambda: 1.0)
+        elif twin == "sort":
+            scale = jnp.sort(batch["x"][:, 0])[0]
+        else:
+            scale = jax.lax.fori_loop(0, state.step, lambda _, x: x * 0.5, batch["x"].sum())
+        return STEP(state, {**batch, "x": batch["x"] * scale})
+
+    run, *inputs = make_inputs(spoiled, block_steps=7)
+    with pytest.raises(AssertionError):
+        check_never_waits(run, inputs, 7)
 
 
 @pytest.mark.parametrize("stop_at", [5, 7])
@@ -219,25 +305,28 @@ def test_every_use_of_a_row_is_observed_with_its_own_noise():
 # What stays on the device, and how often it is compiled.
 
 
-def make_inputs(step=STEP):
-    dataset = data()
-    state = start()
+def make_inputs(step=STEP, block_steps=1):
+    dataset, state = data(), start()
+    draw, size = feeds.make_orders(10), len(dataset.splits["train"]["x"])
+    epochs = feeds.Epochs(size, 3, block_steps, draw)
     return (
-        feeds.make_run(step, dataset.observe, batch_size=3),
+        blocks.compiled(
+            feeds.make_run(step, dataset.observe, batch_size=3, block_steps=block_steps)
+        ),
         state,
         feeds.no_metrics(step, state, dataset=dataset, batch_size=3),
-        (jnp.zeros(10, jnp.int32), jnp.int32(-1)),
+        epochs.orders(state.key, 0),
         {"x": jnp.asarray(dataset.splits["train"]["x"])},
     )
 
 
 def test_one_compilation_serves_every_count_and_no_transfer_is_implied():
-    run, state, metrics, order, rows = make_inputs()
-    counts = [jax.device_put(n) for n in (1, 4, 2, 9)]
-    state, metrics, order = run(state, metrics, order, rows, counts[0])
+    run, state, metrics, orders, rows = make_inputs()
+    counts = [jax.device_put(np.int32(n)) for n in (1, 4, 2, 9)]
+    state, metrics = run(state, metrics, orders, rows, counts[0])
     with jax.transfer_guard("disallow"):
         for count in counts[1:]:
-            state, metrics, order = run(state, metrics, order, rows, count)
+            state, metrics = run(state, metrics, orders, rows, count)
     assert int(state.step) == 16
     assert float(metrics.count) == 48
     assert run._cache_size() <= 1  # 0 where a long session has evicted it
@@ -246,7 +335,7 @@ def test_one_compilation_serves_every_count_and_no_transfer_is_implied():
 def check_no_callback(step):
     """On a CPU a guard does not see reads, so the program itself is searched."""
     run, *inputs = make_inputs(step)
-    program = jax.make_jaxpr(run)(*inputs, jax.device_put(1))
+    program = jax.make_jaxpr(run)(*inputs, jnp.int32(1))
     assert not program.effects
     assert "callback" not in str(program)
 
@@ -266,7 +355,7 @@ def test_check_of_host_calls_rejects_a_print():
 
 def test_buffers_are_donated_but_never_those_of_the_caller():
     run, state, *others = make_inputs()
-    run(state, *others, jax.device_put(1))
+    run(state, *others, jnp.int32(1))
     assert state.model.mean.is_deleted()
     mine = start()
     feed = InMemory(STEP, data(), batch_size=3)

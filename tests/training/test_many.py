@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxvae as jv
-from jaxvae.training.feeds import InMemory
+from jaxvae.training.feeds import InMemory, epoch_order
 from jaxvae.training.loop import make_validation
-from jaxvae.training.many import STACKED, ManyInMemory, make_runs, make_validations, stack
+from jaxvae.training.many import ManyInMemory, make_runs, make_validations, stack
 from tests.support.refusals import refused
 
 
@@ -55,10 +56,8 @@ def draws(feed, state, steps=7):
 def test_batches_and_noise_are_those_of_single_runs():
     many = ManyInMemory(lambda _: STEP, {}, Numbered(), batch_size=4, num_runs=3)
     found = draws(many, stack(STATES))
-    single = InMemory(STEP, Numbered(), batch_size=4)
     for i, state in enumerate(STATES):
-        single.order = jnp.zeros(10, jnp.int32), jnp.int32(-1)
-        expected = draws(single, state)
+        expected = draws(InMemory(STEP, Numbered(), batch_size=4), state)
         np.testing.assert_array_equal(found[0, i], expected[0])
         np.testing.assert_allclose(found[:, i], expected, rtol=1e-6)
         assert np.abs(found[0, i] - found[0, i - 1]).min() > 1e-4  # the twin: draws of another run
@@ -75,37 +74,42 @@ def test_validation_is_that_of_single_runs():
             assert abs(found[name][i - 1] - value) > 1e-4 * abs(value)
 
 
-def sorts(jaxpr, inside=False):
-    """Whether each sort in a program, at any depth, is inside of a `cond`."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "sort":
-            yield inside
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            if hasattr(inner, "eqns"):
-                yield from sorts(inner, inside or equation.primitive.name == "cond")
-
-
-def program(state, mapped):
+def check_never_sorts(mapped):
+    """Nothing in a dispatch draws an order: that is done once an epoch, by a program of its own."""
     feed = ManyInMemory(lambda _: STEP, {}, Numbered(), batch_size=4, num_runs=3)
-    metrics = feed.no_metrics(stack(STATES))
-    return jax.make_jaxpr(mapped)(state, metrics, feed.order, feed.rows, {}, 2).jaxpr
+    state = stack(STATES)
+    orders, metrics = feed.epochs.orders(state.key, 0), feed.no_metrics(state)
+    program = str(jax.make_jaxpr(mapped)(state, metrics, orders, feed.rows, {}, jnp.int32(2)))
+    assert "while" in program
+    assert "sort[" not in program
+    assert "cond[" not in program
 
 
-def test_an_order_is_drawn_once_an_epoch():
-    run = make_runs(lambda _: STEP, Numbered(), batch_size=4)
-    found = list(sorts(program(stack(STATES), run)))
-    assert found
-    assert all(found)
+def test_a_dispatch_draws_no_order():
+    check_never_sorts(make_runs(lambda _: STEP, Numbered(), batch_size=4, block_steps=2))
 
 
-def test_a_step_counter_for_each_run_would_draw_orders_at_every_step():
-    axes = STACKED._replace(step=0), 0, (0, None)
-    single = InMemory(STEP, Numbered(), batch_size=4)
-    mapped = jax.vmap(single._run, in_axes=(*axes, None, None), out_axes=(axes[0], 0, 0))
-    state = stack(STATES)._replace(step=jnp.zeros(3, jnp.int32))
-    with jax.debug_key_reuse(False):
-        twin = program(state, lambda *args: mapped(*args[:4], args[5]))
-    assert not all(sorts(twin))
+def test_check_of_orders_rejects_a_step_that_draws_one():
+    def drawing(state, batch):
+        order = epoch_order(state.key, state.step, 4)
+        return STEP(state, {**batch, "x": batch["x"][order]})
+
+    with jax.debug_key_reuse(False), pytest.raises(AssertionError):
+        check_never_sorts(make_runs(lambda _: drawing, Numbered(), batch_size=4, block_steps=2))
+
+
+@pytest.mark.parametrize("block_steps", [2, 4])
+def test_bits_do_not_depend_on_the_steps_in_a_block(block_steps):
+    def after(block_steps):
+        feed = ManyInMemory(
+            lambda _: STEP, {}, Numbered(), batch_size=4, num_runs=3, block_steps=block_steps
+        )
+        state = jax.tree.map(jnp.copy, stack(STATES))
+        state, metrics = feed.run(state, feed.no_metrics(state), 0, 8)
+        return jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), metrics))
+
+    for found, expected in zip(after(block_steps), after(1), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_models_that_differ_are_refused():

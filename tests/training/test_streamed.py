@@ -121,6 +121,20 @@ def test_the_bits_are_those_of_the_rows_in_memory(folder, batch_size, chunk_step
         assert train(feed) == expected(folder, batch_size)
 
 
+@pytest.mark.parametrize(("block_steps", "chunk_steps", "held"), [(5, 12, 10), (10, 3, 2)])
+def test_blocks_of_steps_change_nothing(folder, block_steps, chunk_steps, held):
+    """A chunk holds whole blocks; where it has no room for one, blocks are cut."""
+    options = {"total_steps": 50, "eval_every_steps": 50}
+    chunk_bytes = chunk_steps * 4 * ROW_BYTES
+    with Streamed(
+        step, load(folder), batch_size=4, block_steps=block_steps, chunk_bytes=chunk_bytes
+    ) as feed:
+        assert feed.longest(0) == held
+        assert held % feed.block_steps == 0
+        in_memory = InMemory(step, load(folder, stream=False), batch_size=4)
+        assert train(feed, **options) == train(in_memory, **options)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
 def test_how_steps_are_dealt_out_changes_nothing(folder, seconds, monkeypatch):
     monkeypatch.setattr(loop, "SECONDS_A_DISPATCH", seconds)
