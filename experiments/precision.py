@@ -37,7 +37,7 @@ import optax
 
 import jaxvae as jv
 from jaxvae.bench.alone import compile_alone
-from jaxvae.bench.rounds import calibrate, seconds_of
+from jaxvae.bench.turns import calibrate, seconds_a_step
 from jaxvae.bench.workloads import SHAPE, draw_rows, training_job
 from jaxvae.networks import Precision, with_precision
 
@@ -89,7 +89,7 @@ def compare_speed(name: str, batch_size: int, rounds: int, seconds: float) -> No
     runs = [*(job.run for job in jobs), *alone]
     counts = [calibrate(run, seconds) for run in runs]
     turns = [
-        [seconds_of(run, count) / count for run, count in zip(runs, counts, strict=True)]
+        [seconds_a_step(run, count) for run, count in zip(runs, counts, strict=True)]
         for _ in range(rounds)
     ]
     speeds = [1 / statistics.median(times) for times in zip(*turns, strict=True)]

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -10,31 +9,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxvae.bench.products import Product
+from jaxvae.bench.blocks import block_of, in_blocks
+from jaxvae.bench.products import Product, flop_of
+from jaxvae.bench.turns import Run
 
 Pair: TypeAlias = tuple[Array, Array]
 
 
-def compile_alone(products: Counter[Product], key: Array) -> Callable[[int], None]:
-    """Compile a program that computes nothing but these products, each as often as the step does.
+def compile_alone(products: Counter[Product], key: Array) -> Run:
+    """Prepare a program that computes nothing but these products, each as often as the step does.
 
     Args:
         products: from `products_of`.
         key: draws the inputs.
 
     Returns:
-        `run(steps)`, which computes them for so many steps in one dispatch, and waits for it.
+        What computes them for so many steps, in blocks, and waits for it.
     """
     rights, pairs = jax.jit(partial(inputs, products))(key)
+    block = block_of(flop_of(products))
 
-    @jax.jit
-    def compute(rights: list[Array], pairs: list[Pair], steps: Array) -> list[Pair]:
-        return jax.lax.fori_loop(0, steps, lambda _, p: once(products, rights, p), pairs)
+    @partial(jax.jit, donate_argnums=1)
+    def compute(rights: list[Array], pairs: list[Pair]) -> list[Pair]:
+        return jax.lax.fori_loop(0, block, lambda _, p: once(products, rights, p), pairs)
 
-    def run(steps: int) -> None:
-        jax.block_until_ready(compute(rights, pairs, jnp.int32(steps)))
+    def dispatch() -> list[Pair]:
+        nonlocal pairs  # handed on, so that no two dispatches run side by side
+        pairs = compute(rights, pairs)
+        return pairs
 
-    return run
+    return in_blocks(block, dispatch)
 
 
 def once(products: Counter[Product], rights: list[Array], pairs: list[Pair]) -> list[Pair]:

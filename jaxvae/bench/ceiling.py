@@ -1,7 +1,6 @@
 """What one large matrix product reaches on this device: the flop a second that no step exceeds by much."""
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from flax import nnx
 
 from jaxvae.bench.alone import compile_alone
 from jaxvae.bench.products import Product, flop_of, products_of
+from jaxvae.bench.turns import Run
 from jaxvae.networks import Precision, linear, with_precision
 from jaxvae.rows import rows
 
@@ -21,8 +21,7 @@ SIZES, OTHER_SIZE = {"cpu": 2048}, 8192
 class Ceiling(NamedTuple):
     """A compiled product of two square matrices."""
 
-    run: Callable[[int], None]
-    """Computes so many, and waits until they are done."""
+    run: Run
     size: int
     dtype: str
     """Of the operands; sums are float32."""

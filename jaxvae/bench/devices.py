@@ -12,8 +12,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxvae.bench.rounds import require_usable
-from jaxvae.bench.turns import in_turn, spread
+from jaxvae.bench.blocks import block_of, in_blocks
+from jaxvae.bench.checks import require_usable
+from jaxvae.bench.deadline import Deadline
+from jaxvae.bench.products import flop_of, products_of
+from jaxvae.bench.turns import Run, in_turn, spread
 from jaxvae.bench.workloads import LAYERS, WORKLOADS
 from jaxvae.networks import Precision, with_precision
 from jaxvae.parallel import pmap, shard
@@ -113,32 +116,33 @@ def why_not(devices: int, batch_size: int, num_rows: int) -> str | None:
     return None
 
 
-def sharded_run(
-    rows: Array, batch_size: int, devices: int, precision: Precision
-) -> Callable[[int], None]:
-    """Many steps in one dispatch, each batch dealt out over the devices, as `jaxvae train` runs them."""
+def sharded_run(rows: Array, batch_size: int, devices: int, precision: Precision) -> Run:
+    """Blocks of steps, each batch dealt out over the devices, as `jaxvae train` runs them."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     everywhere = replicated(mesh)
     bare, state = step_and_state(precision)
     step = shard(bare, mesh)
     starts = len(rows) - batch_size + 1
 
+    block = block_of(flop_of(products_of(bare, state, rows[:batch_size])))
+
     @partial(jax.jit, donate_argnums=0)
-    def loop(state: TrainState, rows: Array, steps: Array) -> TrainState:
+    def loop(state: TrainState, rows: Array) -> TrainState:
         def one(_: Array, state: TrainState) -> TrainState:
             start = state.step * batch_size % starts
             return step(state, jax.lax.dynamic_slice_in_dim(rows, start, batch_size))[0]
 
-        state = jax.lax.fori_loop(0, steps, one, state)
+        state = jax.lax.fori_loop(0, block, one, state)
         return jax.lax.with_sharding_constraint(state, everywhere)
 
     rows, state = put(rows, everywhere), put(jax.tree.map(jnp.copy, state), everywhere)
 
-    def run(steps: int) -> None:
+    def dispatch() -> Array:
         nonlocal state
-        state = jax.block_until_ready(loop(state, rows, put(jnp.int32(steps), everywhere)))
+        state = loop(state, rows)
+        return state.step
 
-    return run
+    return in_blocks(block, dispatch)
 
 
 def ways_on_one_device(
@@ -148,6 +152,7 @@ def ways_on_one_device(
     seconds_a_round: float,
     precision: Precision = "float32",
     batch_size: int | None = None,
+    deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """Time the step of `iwae50` on one device by `jit`, by `pmap` and by `shard`, a dispatch a step.
@@ -158,11 +163,13 @@ def ways_on_one_device(
         seconds_a_round: about how long a turn takes.
         precision: of the products.
         batch_size: examples a step; that of the workload if not given.
+        deadline: no round begins that it does not allow, but the first.
         say: called with a line about what goes on.
 
     Returns:
-        `jit`, `pmap` and `shard` -> `seconds` a step (median) and `ratio`, a spread: the time over that
-        of `jit` in the same round.
+        `jit`, `pmap` and `shard` -> `seconds` a step (median), `ratio`, a spread: the time over that of
+        `jit` in the same round, and `difference`, the largest between the parameters that three steps
+        of it and of `jit` lead to.
 
     Raises:
         InputError: a number is out of its range.
@@ -177,16 +184,30 @@ def ways_on_one_device(
         "pmap": pmap(bare, devices=device),
         "shard": shard(bare, Mesh(np.array(device), ("data",))),
     }
-    turns = in_turn(
-        [_called(step, state, batch) for step in ways.values()], rounds, seconds_a_round
-    )
+    after = [parameters_after(step, state, batch) for step in ways.values()]
+    runs = [_called(step, state, batch) for step in ways.values()]
+    turns = in_turn(runs, rounds, seconds_a_round, deadline)
     return {
         name: {
             "seconds": statistics.median(times),
             "ratio": spread(ratios(times, turns[0])),
+            "difference": largest_difference(parameters, after[0]),
         }
-        for name, times in zip(ways, turns, strict=True)
+        for name, times, parameters in zip(ways, turns, after, strict=True)
     }
+
+
+def parameters_after(step: Step, state: TrainState, batch: Array, steps: int = 3) -> list[Array]:
+    """The parameters that so many steps on one batch lead to."""
+    for _ in range(steps):
+        state, _ = step(state, batch)
+    return jax.tree.leaves(state.model)
+
+
+def largest_difference(some: Sequence[Array], others: Sequence[Array]) -> float:
+    """Between entries at the same place, in absolute value."""
+    pairs = zip(jax.device_get(some), jax.device_get(others), strict=True)
+    return max(float(np.max(np.abs(a - b))) for a, b in pairs)
 
 
 def ratios(times: Sequence[float], base: Sequence[float]) -> list[float]:
@@ -202,13 +223,14 @@ def step_and_state(precision: Precision) -> tuple[Step, TrainState]:
     return make_step(objective, optimizer), state
 
 
-def _called(step: Step, state: TrainState, batch: Array) -> Callable[[int], None]:
+def _called(step: Step, state: TrainState, batch: Array) -> Run:
     """Call a step again and again, its state handed on."""
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> int:
         nonlocal state
         for _ in range(steps):
             state, _ = step(state, batch)
         jax.block_until_ready(state)
+        return steps
 
     return run

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array
 
+from jaxvae.bench.checks import require_usable
 from jaxvae.bench.products import flop_of
-from jaxvae.bench.rounds import require_usable
 from jaxvae.bench.turns import in_turn
 from jaxvae.bench.workloads import LAYERS, WORKLOADS, Job, layers_job
 from jaxvae.networks import Precision

@@ -14,7 +14,7 @@ import jaxlib
 from jaxvae.networks import Precision
 from jaxvae.types import InputError
 
-FORMAT = "jaxvae bench 2"
+FORMAT = "jaxvae bench 3"
 
 HARDWARE = (
     "platform",
@@ -65,8 +65,12 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, option: str = "compare") -> dict[str, Any]:
     """A record that `jaxvae bench --out` wrote.
+
+    Args:
+        path: of the file.
+        option: which asked for it.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -75,10 +79,10 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         _require_whole(record)
     except OSError as error:
-        raise InputError(f"compare: cannot read {path}: {error.strerror}") from None
+        raise InputError(f"{option}: cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"compare: expected a file that `jaxvae bench --out` wrote, {path} is damaged or another "
+            f"{option}: expected a file that `jaxvae bench --out` wrote, {path} is damaged or another "
             f"({type(error).__name__}: {error})"
         ) from None
     return record

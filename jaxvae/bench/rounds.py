@@ -1,7 +1,8 @@
 """Rounds in which every workload has its turn, since the speed of a machine drifts."""
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -9,12 +10,13 @@ from jaxtyping import Array
 
 from jaxvae.bench.alone import compile_alone
 from jaxvae.bench.ceiling import Ceiling, prepare_ceiling
+from jaxvae.bench.checks import require_batch_size, require_known, require_usable
+from jaxvae.bench.deadline import Deadline
 from jaxvae.bench.products import flop_of
-from jaxvae.bench.turns import calibrate, seconds_of, spread
-from jaxvae.bench.twins import Twins
+from jaxvae.bench.turns import calibrate, seconds_a_step, spread
+from jaxvae.bench.twins import PATIENCE_S, Twins
 from jaxvae.bench.workloads import WORKLOADS, Job
 from jaxvae.networks import Precision
-from jaxvae.types import InputError, require_positive
 
 
 def measure(
@@ -25,32 +27,42 @@ def measure(
     seconds_a_round: float,
     batch_size: int | None = None,
     precision: Precision = "float32",
-    peers: bool = False,
+    peers: bool | Collection[str] = False,
     torch_python: str = sys.executable,
+    deadline: Deadline | None = None,
+    publish: Callable[[dict[str, Any]], None] = lambda found: None,
+    leave_out: Callable[[str], None] = lambda line: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Time workloads in turn, each beside its own products alone and its peers, and a large product.
+    """Time workloads in turn, each beside its own products alone, the library's loop, its peers, and a large product.
 
     `efficiency = seconds(products of a step, alone) / seconds(step)`, `of_matmul = flop/s of the step /
-    flop/s of the large product` and `ratio = steps/s here / steps/s of the peer`, each within a round.
+    flop/s of the large product`, `loop.ratio = seconds(step, bare) / seconds(step in the library's own loop)`
+    and `ratio = steps/s here / steps/s of the peer`, each within a round.
 
     Args:
-        names: of `WORKLOADS`.
+        names: of `WORKLOADS`, the most important first.
         rows: [N, 28, 28], from `draw_rows`.
         rounds: how often each has its turn.
         seconds_a_round: about how long a turn takes.
         batch_size: examples a step; each workload's own if not given.
         precision: of the products, see `jaxvae.networks.with_precision`.
-        peers: whether the same steps in other libraries take turns too, see `jaxvae.bench.twins`.
+        peers: whether the same steps in other libraries take turns too, or the names of those that do,
+            see `jaxvae.bench.twins`.
         torch_python: an interpreter with PyTorch, for them.
+        deadline: workloads and rounds that it does not allow are left out.
+        publish: called with what is returned, as far as it is known, after every round.
+        leave_out: called with a line about what the deadline did not allow.
         say: called with a line about what goes on.
 
     Returns:
         `workloads`: name -> `about`, `batch_size`, `compile_s`, `memory_bytes` (beside inputs and outputs),
-        `flop_a_step`, and the median, least and largest over rounds of `steps_per_s`, `examples_per_s`,
-        `flop_per_s`, `efficiency` and `of_matmul`; with peers, `peers`: name -> `version`, `parameters`, `loss`
-        before training, `warm_up_s`, `steps_per_s` and `ratio`. `matmul`: `size`, `dtype`, `flop` and
-        `flop_per_s`. `peers_left_out`: a line for each that did not run.
+        `flop_a_step`, `rounds`, and the median, least and largest over rounds of `steps_per_s`,
+        `examples_per_s`, `flop_per_s`, `efficiency` and `of_matmul`; for those that train, `loop`: `compile_s`,
+        `steps_per_s` and `ratio`; with peers, `peers`: name -> `version`, `parameters`, `loss` before
+        training, `warm_up_s`, `steps_per_s` and `ratio`. `matmul`: `size`, `dtype`, `flop` and
+        `flop_per_s`. `peers_left_out`: a line for each that did not run. Nothing at all, where the
+        deadline did not allow a round.
 
     Raises:
         InputError: a number is out of its range, or a name is not known.
@@ -60,35 +72,110 @@ def measure(
     require_usable(rounds, seconds_a_round)
     if batch_size is not None:
         require_batch_size(batch_size, len(rows))
-    say(f"matmul in {precision}: compiling")
-    ceiling = prepare_ceiling(precision)
-    ceiling_steps, ceiling_s = calibrate(ceiling.run, seconds_a_round / 2), []
-    turns = {}
-    with Twins(torch_python, precision, len(rows), seconds_a_round, say) as twins:
+    deadline = deadline or Deadline()
+    only = None if isinstance(peers, bool) else peers
+    with Twins(torch_python, precision, len(rows), seconds_a_round, say, only) as twins:
+        if peers:
+            for name in names:
+                twins.start(name, batch_size or WORKLOADS[name].batch_size)
+        say(f"matmul in {precision}: compiling")
+        stage = Rounds(prepare_ceiling(precision), twins, rounds, seconds_a_round)
+        longest = 0.0
         for name in names:
+            if not deadline.allows(stage.needs(more=1) + 2 * longest):
+                leave_out(f"{name} in {precision}: left out: no time to compile and to time it")
+                continue
             say(f"{name}: compiling")
-            workload = WORKLOADS[name]
-            size = batch_size or workload.batch_size
-            turns[name] = Turn(workload.prepare(size, rows, precision), seconds_a_round)
-            if peers:
-                twins.start(name, size)
+            begin, size = time.monotonic(), batch_size or WORKLOADS[name].batch_size
+            stage.add(name, WORKLOADS[name].prepare(size, rows, precision))
+            longest = max(longest, time.monotonic() - begin)
+        twins.come_up(Deadline(deadline.left() - stage.needs()))
+        stage.calibrate(deadline)
         for i in range(rounds):
-            ceiling_s.append(seconds_of(ceiling.run, ceiling_steps) / ceiling_steps)
-            for name, turn in turns.items():
-                steps_per_s = turn.take()
-                say(f"round {i + 1}/{rounds}: {name} {steps_per_s:.4g} steps/s")
-                twins.take(name, steps_per_s)
+            if not deadline.allows(stage.round_s):
+                leave_out(f"rounds {i + 1} to {rounds} in {precision}: left out: no time")
+                break
+            for name, speed in stage.round(deadline):
+                say(f"round {i + 1}/{rounds}: {name} {speed:.4g} steps/s")
+            publish(stage.record())
+        return stage.record()
+
+
+class Rounds:
+    """Compiled workloads that take turns with their twins and a large product.
+
+    Args:
+        ceiling: the large product.
+        twins: started already.
+        rounds: how many there will be.
+        seconds: about how long a turn takes.
+    """
+
+    def __init__(self, ceiling: Ceiling, twins: Twins, rounds: int, seconds: float):
+        self.ceiling, self.twins = ceiling, twins
+        self.rounds, self.seconds = rounds, seconds
+        self.turns: dict[str, Turn] = {}
+        self.ceiling_steps, self.ceiling_s = 0, list[float]()
+        self.round_s = 0.0
+        """How long a round takes: as estimated, then as the last one took."""
+
+    def add(self, name: str, job: Job) -> None:
+        """One more workload."""
+        self.turns[name] = Turn(job, self.seconds)
+
+    def needs(self, more: int = 0) -> float:
+        """About how many seconds finding the numbers of steps and all rounds take, with so many workloads more."""
+        return (self.rounds + 2) * self._estimate(more)
+
+    def _estimate(self, more: int = 0) -> float:
+        return self.seconds * (0.5 + 1.5 * (len(self.turns) + more) + len(self.twins))
+
+    def calibrate(self, deadline: Deadline) -> None:
+        """Find how many steps fill a turn, when nothing compiles any more."""
+        self.ceiling_steps = calibrate(self.ceiling.run, self.seconds / 2)
+        for turn in self.turns.values():
+            turn.calibrate()
+        self.twins.calibrate(patience(deadline))
+        self.round_s = self._estimate()
+
+    def round(self, deadline: Deadline) -> list[tuple[str, float]]:
+        """A turn of each; the names, and their steps a second."""
+        begin, found = time.monotonic(), []
+        self.ceiling_s.append(seconds_a_step(self.ceiling.run, self.ceiling_steps))
+        for name, turn in self.turns.items():
+            speed = turn.take()
+            found.append((name, speed))
+            self.twins.take(name, speed, patience(deadline))
+        self.round_s = time.monotonic() - begin
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """What `measure` returns, of the rounds so far."""
+        if not self.ceiling_s:
+            return {"workloads": {}, "peers_left_out": list(self.twins.left_out)}
         found = {}
-        for name, turn in turns.items():
-            found[name] = {"about": WORKLOADS[name].about, **turn.record(ceiling, ceiling_s)}
-            if beside := twins.record(name):
+        for name, turn in self.turns.items():
+            found[name] = {
+                "about": WORKLOADS[name].about,
+                **turn.record(self.ceiling, self.ceiling_s),
+            }
+            if beside := self.twins.record(name):
                 found[name]["peers"] = beside
-    matmul = {**ceiling.record(), "flop_per_s": spread([ceiling.flop / s for s in ceiling_s])}
-    return {"workloads": found, "matmul": matmul, "peers_left_out": twins.left_out}
+        speed = spread([self.ceiling.flop / s for s in self.ceiling_s])
+        return {
+            "workloads": found,
+            "matmul": {**self.ceiling.record(), "flop_per_s": speed},
+            "peers_left_out": list(self.twins.left_out),
+        }
+
+
+def patience(deadline: Deadline) -> float:
+    """How long a twin may be silent."""
+    return max(0.0, min(PATIENCE_S, deadline.left()))
 
 
 class Turn:
-    """A compiled workload and its products alone, with what was timed so far.
+    """A compiled workload, its products alone and the library's loop, with what was timed so far.
 
     Args:
         job: the workload.
@@ -96,72 +183,51 @@ class Turn:
     """
 
     def __init__(self, job: Job, seconds: float):
-        self.job, self.alone = job, compile_alone(job.products, jax.random.key(4))
-        self.steps, self.alone_steps = (
-            calibrate(run, seconds / 2) for run in (job.run, self.alone)
-        )
-        self.step_s: list[float] = []
-        self.alone_s: list[float] = []
+        self.job, self.seconds = job, seconds
+        self.loop = job.loop() if job.loop else None
+        alone = compile_alone(job.products, jax.random.key(4))
+        alone(1)
+        self.runs = {"step": job.run, "alone": alone}
+        if self.loop:
+            self.runs["loop"] = self.loop.run
+        self.steps: dict[str, int] = {}
+        self.taken: dict[str, list[float]] = {name: [] for name in self.runs}
+
+    def calibrate(self) -> None:
+        """Find how many steps of each fill half a turn."""
+        self.steps = {name: calibrate(run, self.seconds / 2) for name, run in self.runs.items()}
 
     def take(self) -> float:
-        """Time it once; return the steps a second."""
-        self.step_s.append(seconds_of(self.job.run, self.steps) / self.steps)
-        self.alone_s.append(seconds_of(self.alone, self.alone_steps) / self.alone_steps)
-        return 1 / self.step_s[-1]
+        """Time each once; return the steps a second."""
+        for name, run in self.runs.items():
+            self.taken[name].append(seconds_a_step(run, self.steps[name]))
+        return 1 / self.taken["step"][-1]
 
     def record(self, ceiling: Ceiling, ceiling_s: Sequence[float]) -> dict[str, Any]:
         """What was found, beside the seconds of the large product in the same rounds."""
-        size, flop = self.job.batch_size, flop_of(self.job.products)
-        pairs = list(zip(self.step_s, self.alone_s, ceiling_s, strict=True))
-        return {
+        size, flop, step_s = self.job.batch_size, flop_of(self.job.products), self.taken["step"]
+
+        def over(others: Sequence[float]) -> dict[str, float]:
+            return spread([other / step for step, other in zip(step_s, others, strict=True)])
+
+        found = {
             "batch_size": size,
             "compile_s": self.job.compile_s,
             "memory_bytes": self.job.memory_bytes,
             "flop_a_step": flop,
-            "steps_a_round": self.steps,
-            "steps_per_s": spread([1 / seconds for seconds in self.step_s]),
-            "examples_per_s": spread([size / seconds for seconds in self.step_s]),
-            "flop_per_s": spread([flop / seconds for seconds in self.step_s]),
-            "efficiency": spread([alone / step for step, alone, _ in pairs]),
-            "of_matmul": spread([flop / step * s / ceiling.flop for step, _, s in pairs]),
+            "rounds": len(step_s),
+            "steps_a_round": self.steps["step"],
+            "steps_per_s": spread([1 / seconds for seconds in step_s]),
+            "examples_per_s": spread([size / seconds for seconds in step_s]),
+            "flop_per_s": spread([flop / seconds for seconds in step_s]),
+            "efficiency": over(self.taken["alone"]),
+            "of_matmul": over([flop * s / ceiling.flop for s in ceiling_s]),
         }
-
-
-def require_usable(rounds: int, seconds_a_round: float) -> None:
-    """Raise where there is nothing to time.
-
-    Raises:
-        InputError: rounds below 1, or a time that is not positive and finite.
-    """
-    require_positive(rounds=rounds)
-    if not 0 < seconds_a_round < float("inf"):
-        raise InputError(
-            f"seconds_a_round: expected a number of seconds above 0, got {seconds_a_round!r}"
-        )
-
-
-def require_batch_size(batch_size: int, num_rows: int) -> None:
-    """Raise where a batch cannot be drawn from the rows.
-
-    Raises:
-        InputError: below 1, or more than there are rows.
-    """
-    require_positive(batch_size=batch_size)
-    if batch_size > num_rows:
-        raise InputError(
-            f"batch_size: expected at most {num_rows:,}, the number of rows, got {batch_size:,}"
-        )
-
-
-def require_known(names: Sequence[str]) -> None:
-    """Raise where there is no such workload, or none is named.
-
-    Raises:
-        InputError: see above.
-    """
-    known = ", ".join(WORKLOADS)
-    if not names:
-        raise InputError(f"workloads: expected at least one of {known}, got none")
-    for name in names:
-        if name not in WORKLOADS:
-            raise InputError(f"workloads: expected some of {known}, got {name!r}")
+        if self.loop:
+            loop_s = self.taken["loop"]
+            found["loop"] = {
+                "compile_s": self.loop.compile_s,
+                "steps_per_s": spread([1 / seconds for seconds in loop_s]),
+                "ratio": spread([step / loop for step, loop in zip(step_s, loop_s, strict=True)]),
+            }
+        return found

@@ -1,93 +1,97 @@
 """What it costs to train several models in one dispatch, against training them one by one."""
 
 import statistics
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array
 
-from jaxvae.bench.rounds import require_usable
-from jaxvae.bench.turns import in_turn, spread
-from jaxvae.bench.workloads import LAYERS, WORKLOADS
+from jaxvae.bench.checks import require_usable
+from jaxvae.bench.deadline import Deadline
+from jaxvae.bench.loops import first_step, grey_rows
+from jaxvae.bench.turns import Run, in_turn, spread
+from jaxvae.bench.workloads import LAYERS, ROWS, WORKLOADS
 from jaxvae.networks import Precision, with_precision
 from jaxvae.training.feeds import InMemory
 from jaxvae.training.many import ManyInMemory, stack
 from jaxvae.training.step import init, make_step
-from jaxvae.types import PRNGKey, require_positive
+from jaxvae.types import require_positive
 
-MODELS = 8
-
-
-class Bits(NamedTuple):
-    """The rows as a data set: nothing is drawn when a row is read."""
-
-    splits: Mapping[str, Mapping[str, np.ndarray]]
-
-    def observe(self, key: PRNGKey, x: Array, /) -> Array:
-        """The stored row itself."""
-        del key
-        return x
+MODELS = (8,)
 
 
 def seeds(
-    rows: Array,
+    names: Sequence[str] = ("vae", "iwae50"),
     *,
     rounds: int,
     seconds_a_round: float,
     precision: Precision = "float32",
-    models: int = MODELS,
+    models: Sequence[int] = MODELS,
     batch_size: int | None = None,
+    rows: int = ROWS,
+    deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time the steps of several models of `vae` and `iwae50` in one program, as `jaxvae train --seeds` runs them.
+    """Time the steps of several models of a workload in one program, as `jaxvae train --seeds` runs them.
 
     `ratio = seconds(a step of all of them) / (models * seconds(a step of one))`, within a round: below
     1 where it pays.
 
     Args:
-        rows: [N, 28, 28], from `draw_rows`.
+        names: of the workloads, `vae` and `iwae50`.
         rounds: how often each has its turn.
         seconds_a_round: about how long a turn takes.
         precision: of the products.
-        models: how many models.
+        models: how many models, each number beside one model.
         batch_size: examples a step and model; each workload's own if not given.
+        rows: how many the data set has.
+        deadline: a number of models is left out that it does not leave the time to compile.
         say: called with a line about what goes on.
 
     Returns:
-        Workload -> `models`, `batch_size`, `seconds` a step of all, `seconds_of_one` (medians) and
-        `ratio` (a spread).
+        Workload -> `batch_size`, `models`, which begins with 1, and for each of them `seconds` a step of
+        all (medians) and `ratio` (spreads).
 
     Raises:
         InputError: a number is out of its range.
     """
     require_usable(rounds, seconds_a_round)
-    require_positive(models=models)
-    data = Bits({"train": {"x": np.asarray(rows)}})
+    for number in models:
+        require_positive(models=number)
+    deadline = deadline or Deadline()
     found = {}
-    for name in LAYERS:
-        say(f"{models} models of {name} together: compiling")
+    for name in names:
         size = batch_size or WORKLOADS[name].batch_size
-        runs = [feed_run(name, data, size, n, precision) for n in (1, models)]
-        one, together = in_turn(runs, rounds, seconds_a_round)
-        pairs = zip(together, one, strict=True)
+        counts, runs, longest = [], [], 0.0
+        for count in (1, *models):
+            if runs and not deadline.allows(
+                2 * longest + rounds * seconds_a_round * (len(runs) + 2)
+            ):
+                say(f"{count} models of {name}: left out, there is no time left")
+                continue
+            say(f"{count} models of {name} together: compiling")
+            run, compile_s = feed_run(name, size, count, precision, rows)
+            counts, runs, longest = [*counts, count], [*runs, run], max(longest, compile_s)
+        turns = in_turn(runs, rounds, seconds_a_round, deadline)
         found[name] = {
-            "models": models,
             "batch_size": size,
-            "seconds": statistics.median(together),
-            "seconds_of_one": statistics.median(one),
-            "ratio": spread([all_of_them / (models * single) for all_of_them, single in pairs]),
+            "models": counts,
+            "seconds": [statistics.median(times) for times in turns],
+            "ratio": [
+                spread(
+                    [all_of / (count * one) for all_of, one in zip(times, turns[0], strict=True)]
+                )
+                for count, times in zip(counts, turns, strict=True)
+            ],
         }
     return found
 
 
 def feed_run(
-    workload: str, data: Bits, batch_size: int, models: int, precision: Precision
-) -> Callable[[int], None]:
-    """Training steps of the library's own feed: of one model, or of several at once."""
+    workload: str, batch_size: int, models: int, precision: Precision, rows: int
+) -> tuple[Run, float]:
+    """Training steps of the library's own feed, of one model or of several at once, and the seconds of the first."""
     optimizer = optax.adam(1e-3)
     built = [LAYERS[workload].build(jax.random.key(i)) for i in range(models)]
     step = make_step(built[0][1], optimizer)
@@ -95,17 +99,10 @@ def feed_run(
         init(jax.random.key(models + i), with_precision(model, precision), optimizer)
         for i, (model, _) in enumerate(built)
     ]
+    data = grey_rows(rows)
     if models == 1:
-        feed, state = InMemory(step, data, batch_size=batch_size), states[0]
-    else:
-        feed = ManyInMemory(lambda _: step, {}, data, batch_size=batch_size, num_runs=models)
-        state = stack(states)
-    state = jax.tree.map(jnp.copy, state)  # the feed uses the buffers it is given
-    metrics, taken = feed.no_metrics(state), 0
-
-    def run(steps: int) -> None:
-        nonlocal state, metrics, taken
-        state, metrics = jax.block_until_ready(feed.run(state, metrics, taken, steps))
-        taken += steps
-
-    return run
+        return first_step(lambda: InMemory(step, data, batch_size=batch_size), states[0])
+    return first_step(
+        lambda: ManyInMemory(lambda _: step, {}, data, batch_size=batch_size, num_runs=models),
+        stack(states),
+    )

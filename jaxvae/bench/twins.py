@@ -4,43 +4,47 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxvae.bench.children import child
+from jaxvae.bench.deadline import Deadline
 from jaxvae.bench.records import usable_cpus
 from jaxvae.bench.turns import spread, steps_within
 from jaxvae.bench.workloads import LAYERS
 from jaxvae.networks import Precision
 
 SERVER = Path(__file__).parent / "peers" / "serve.py"
+COMES_UP_S = 120.0
+"""How long a twin may take until its first line: importing, compiling and warming up."""
 PATIENCE_S = 300.0
-"""How long a twin may be silent."""
+"""How long it may be silent afterwards."""
 
 
 class TwinDied(Exception):
-    """A twin ended, or never began; the message is one line."""
+    """A twin ended, was late, or never began; the message is one line."""
 
 
 class Twin:
-    """A process that takes training steps when asked, see `jaxvae.bench.peers.serve`.
+    """A process that takes training steps when asked, see `jaxvae.bench.peers.serve`; it is started at once.
 
     Args:
         command: its command line.
-        patience_s: seconds it may be silent.
 
     Raises:
-        TwinDied: it does not come up.
+        TwinDied: it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], *, patience_s: float = PATIENCE_S):
-        self._patience_s = patience_s
+    def __init__(self, command: Sequence[str]):
+        self.about: dict[str, Any] = {}
+        self._begin = time.monotonic()
         # What it compiles is timed as ours is, and on a GPU it takes the memory that it needs.
         environment = os.environ | {
             "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -49,52 +53,45 @@ class Twin:
         }
         with contextlib.ExitStack() as stack:
             self._errors = stack.enter_context(tempfile.TemporaryFile())
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
             try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._errors,
-                    text=True,
-                    env=environment,
-                    start_new_session=True,
+                self._process = stack.enter_context(
+                    child(command, text=True, env=environment, **pipes)
                 )
             except OSError as error:
                 raise TwinDied(f"cannot start {command[0]}: {error.strerror}") from None
-            stack.callback(self._end)
-            self.about: dict[str, Any] = self._answer()
             self._stack = stack.pop_all()
 
-    def run(self, steps: int) -> float:
+    def come_up(self, seconds: float) -> None:
+        """Wait for its first line, so long since it was started.
+
+        Raises:
+            TwinDied: it ended instead, or is late.
+        """
+        left = seconds - (time.monotonic() - self._begin)
+        self.about = self._answer(max(0.0, left), f"not up after {seconds:.0f} s")
+
+    def run(self, steps: int, patience_s: float = PATIENCE_S) -> float:
         """The seconds that so many steps took there.
 
         Raises:
-            TwinDied: it ended instead.
+            TwinDied: it ended instead, or was silent for too long.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # why it ended is told below
             self._process.stdin.write(f"{steps}\n")
             self._process.stdin.flush()
-        return float(self._answer())
+        return float(self._answer(patience_s, f"no answer for {patience_s:.0f} s"))
 
     def close(self) -> None:
         """End it, and all that it started."""
         self._stack.close()
 
-    def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # of what it was never told
-                if pipe is not None:
-                    pipe.close()
-
-    def _answer(self) -> Any:
+    def _answer(self, seconds: float, late: str) -> Any:
         answers = self._process.stdout
         assert answers is not None
-        if not select.select([answers], [], [], self._patience_s)[0]:
-            raise TwinDied(f"no answer for {self._patience_s:.0f} s")
+        if not select.select([answers], [], [], seconds)[0]:
+            raise TwinDied(late)
         line = answers.readline()
         try:
             return json.loads(line)
@@ -114,12 +111,15 @@ class Twin:
 class Twins:
     """The twins of some workloads, with what was timed so far; a context, which ends them when it is left.
 
+    All are started before any is awaited, so that they compile side by side.
+
     Args:
         torch_python: an interpreter with PyTorch.
         precision: of our products; PyTorch follows it as `commands` says.
         num_rows: how many rows each of them holds.
         seconds: about how long a turn takes.
         say: called with a line about what goes on, and about each twin that is left out.
+        only: the names of those wanted; all of `commands` if not given.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class Twins:
         num_rows: int,
         seconds: float,
         say: Callable[[str], None],
+        only: Collection[str] | None = None,
     ):
         self._options: Any = torch_python, precision, num_rows
-        self._seconds, self._say = seconds, say
+        self._seconds, self._say, self._only = seconds, say, only
         self._twins: dict[tuple[str, str], Twin] = {}
         self._steps: dict[tuple[str, str], int] = {}
-        self._absent: set[str] = set()
         self.left_out: list[str] = []
         self._ours: dict[str, list[float]] = {}
         self._theirs: dict[tuple[str, str], list[float]] = {}
@@ -146,40 +146,71 @@ class Twins:
         while self._twins:
             self._twins.popitem()[1].close()
 
+    def __len__(self) -> int:
+        return len(self._twins)
+
     def start(self, workload: str, batch_size: int) -> None:
-        """Start the twins of a workload, one after the other; those that do not come up are left out."""
+        """Start those of a workload; none is waited for."""
         if workload not in LAYERS:
             return
         torch_python, precision, num_rows = self._options
         sizes = {**LAYERS[workload]._asdict(), "batch_size": batch_size, "rows": num_rows}
-        every = commands(torch_python, precision, sizes)
-        for name, command in every.items():
-            if name in self._absent:
-                continue
-            self._say(f"{workload} / {name}: starting")
-            try:
-                twin = Twin(command)
-            except TwinDied as death:
-                without = [n for n in every if "torch" in n] if name == "torch-eager" else [name]
-                self._absent.update(without)
-                self._leave_out(", ".join(without), death)
-                continue
-            self._twins[workload, name], self._theirs[workload, name] = twin, []
-            self._guarded(workload, name, self._calibrate)
+        for name, command in commands(torch_python, precision, sizes).items():
+            if self._only is None or name in self._only:
+                self._say(f"{workload} / {name}: starting")
+                try:
+                    self._twins[workload, name] = Twin(command)
+                except TwinDied as death:
+                    self._leave_out(f"{workload} / {name}", str(death))
 
-    def take(self, workload: str, steps_per_s: float) -> None:
+    def come_up(self, deadline: Deadline, seconds: float = COMES_UP_S) -> None:
+        """Wait for each, until it has been up to so long on its way; who is late is left out.
+
+        Args:
+            deadline: nobody is waited for beyond it.
+            seconds: since its own start.
+        """
+        deaths: dict[str, list[tuple[str, str]]] = {}
+        for key, twin in list(self._twins.items()):
+            gone = time.monotonic() - twin._begin
+            try:
+                twin.come_up(max(0.0, min(seconds, gone + deadline.left())))
+                self._theirs[key] = []
+            except TwinDied as death:
+                self._twins.pop(key).close()
+                deaths.setdefault(str(death), []).append(key)
+        for words, keys in deaths.items():  # once, where the reason is the same for all
+            self._leave_out(", ".join(together(keys)), words)
+
+    def calibrate(self, patience_s: float = PATIENCE_S) -> None:
+        """Find how many steps of each fill a turn, one after the other."""
+
+        def action(key: tuple[str, str]) -> None:
+            twin = self._twins[key]
+            self._steps[key] = steps_within(
+                self._seconds, lambda steps: (twin.run(steps, patience_s), steps)
+            )
+
+        for key in list(self._twins):
+            self._guarded(key, action)
+
+    def take(self, workload: str, steps_per_s: float, patience_s: float = PATIENCE_S) -> None:
         """A turn of each, just after ours, which took so many steps a second."""
         self._ours.setdefault(workload, []).append(steps_per_s)
-        for of, name in list(self._twins):
-            if of == workload:
-                self._guarded(workload, name, self._time)
+
+        def action(key: tuple[str, str]) -> None:
+            steps = self._steps[key]
+            self._theirs[key].append(steps / self._twins[key].run(steps, patience_s))
+
+        for key in list(self._twins):
+            if key[0] == workload:
+                self._guarded(key, action)
 
     def record(self, workload: str) -> dict[str, dict[str, Any]]:
         """Name -> what it said of itself, its `steps_per_s`, and the `ratio` ours / theirs, paired by round."""
         found = {}
         for (of, name), twin in self._twins.items():
-            if of == workload:
-                speeds = self._theirs[of, name]
+            if of == workload and (speeds := self._theirs[of, name]):
                 ratios = [us / them for us, them in zip(self._ours[of], speeds, strict=True)]
                 found[name] = {
                     **twin.about,
@@ -189,25 +220,30 @@ class Twins:
                 }
         return found
 
-    def _calibrate(self, of: str, name: str) -> None:
-        self._steps[of, name] = steps_within(self._seconds, self._twins[of, name].run)
-
-    def _time(self, of: str, name: str) -> None:
-        steps = self._steps[of, name]
-        self._theirs[of, name].append(steps / self._twins[of, name].run(steps))
-
-    def _guarded(self, of: str, name: str, action: Callable[[str, str], None]) -> None:
+    def _guarded(self, key: tuple[str, str], action: Callable[[tuple[str, str]], None]) -> None:
         """Do it; a twin that dies is left out from then on."""
         try:
-            action(of, name)
+            action(key)
         except TwinDied as death:
-            self._twins.pop((of, name)).close()
-            self._leave_out(f"{of} / {name}", death)
+            self._twins.pop(key).close()
+            self._leave_out(" / ".join(key), str(death))
 
-    def _leave_out(self, what: str, death: TwinDied) -> None:
-        hint = "; --torch-python says where it is" if "named 'torch'" in str(death) else ""
-        self.left_out.append(f"{what}: left out: {death}{hint}")
+    def _leave_out(self, what: str, words: str) -> None:
+        hint = "; --torch-python says where it is" if "named 'torch'" in words else ""
+        self.left_out.append(f"{what}: left out: {words}{hint}")
         self._say(self.left_out[-1])
+
+
+def together(keys: Sequence[tuple[str, str]]) -> list[str]:
+    """Workloads and twins in few words.
+
+    >>> together([("vae", "numpyro"), ("vae", "torch-eager"), ("iwae50", "numpyro")])
+    ['vae, iwae50 / numpyro', 'vae / torch-eager']
+    """
+    workloads_of: dict[str, list[str]] = {}
+    for workload, name in keys:
+        workloads_of.setdefault(name, []).append(workload)
+    return [f"{', '.join(workloads)} / {name}" for name, workloads in workloads_of.items()]
 
 
 def commands(
@@ -216,8 +252,9 @@ def commands(
     """Twin -> its command line. Each name means the same arithmetic at every precision of ours.
 
     `torch-eager` and `torch-compile` are float32, with TensorFloat-32 on GPUs unless "highest" is asked
-    for, as JAX does; beside "bfloat16" there is `torch-compile-bf16` too, by `torch.autocast`. On GPUs
-    `torch-compile-graphs` replays CUDA graphs. `numpyro` has no bfloat16.
+    for, as JAX does; beside "bfloat16" there is `torch-compile-bf16` too, by `torch.autocast`. On GPUs each
+    is there a second time, as `torch-graph`, ..: the whole step, Adam included, captured as one CUDA
+    graph. `numpyro` has no bfloat16.
 
     Args:
         torch_python: an interpreter with PyTorch.
@@ -227,23 +264,31 @@ def commands(
     platform = jax.default_backend()
     given = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
     full = "highest" if precision == "highest" else "float32"
-    torch = {
-        "torch-eager": ("no", full),
-        "torch-compile": ("default", full),
-    }
-    if platform == "gpu":
-        torch["torch-compile-graphs"] = ("reduce-overhead", full)
+    torch = {"torch-eager": [f"--precision={full}"]}
+    torch["torch-compile"] = [*torch["torch-eager"], "--compile"]
     if precision == "bfloat16":
-        torch["torch-compile-bf16"] = ("default", "bfloat16")
+        torch["torch-compile-bf16"] = ["--precision=bfloat16", "--compile"]
+    if platform == "gpu":
+        torch |= {captured(name): [*its, "--graph"] for name, its in torch.items()}
     found = {
         name: [
-            *(torch_python, str(SERVER), "torch_twin", *given, f"--threads={usable_cpus()}"),
-            *(f"--platform={platform}", f"--compile={compiled}", f"--precision={its}"),
+            *(torch_python, str(SERVER), "torch_twin", *given),
+            *(f"--threads={usable_cpus()}", f"--platform={platform}", *its),
         ]
-        for name, (compiled, its) in torch.items()
+        for name, its in torch.items()
     }
     found["numpyro"] = [
         *(sys.executable, str(SERVER), "numpyro_twin", *given),
         *(f"--platform={platform}", f"--precision={full}"),
     ]
     return found
+
+
+def captured(name: str) -> str:
+    """What a twin is called where its step is one CUDA graph.
+
+    >>> captured("torch-eager"), captured("torch-compile"), captured("torch-compile-bf16")
+    ('torch-graph', 'torch-compile-graph', 'torch-compile-graph-bf16')
+    """
+    base, half = name.removesuffix("-bf16").removesuffix("-eager"), name.endswith("-bf16")
+    return f"{base}-graph{'-bf16' if half else ''}"

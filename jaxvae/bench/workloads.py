@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,10 @@ from jaxtyping import Array
 
 from jaxvae import models, objectives
 from jaxvae.batching import unpack
-from jaxvae.bench.products import Product, products_of
+from jaxvae.bench.blocks import block_of, in_blocks
+from jaxvae.bench.loops import SHAPE, Loop, prepare_loop
+from jaxvae.bench.products import Product, flop_of, products_of
+from jaxvae.bench.turns import Run
 from jaxvae.evaluation import log_likelihood
 from jaxvae.evaluation.likelihood import _log_likelihood
 from jaxvae.evaluation.streams import _batch
@@ -23,18 +26,17 @@ from jaxvae.training.step import TrainState, init, make_step
 from jaxvae.types import Model, Objective, PRNGKey
 
 WorkloadName: TypeAlias = Literal[
-    "vae", "iwae50", "conv_vae", "ssvae", "hierarchical", "evaluation"
+    "vae", "iwae50", "conv_vae", "ssvae", "hierarchical", "evaluation", "iwae50_128"
 ]
 
-SHAPE, ROWS, CLASSES, LABELLED = (28, 28), 60_000, 10, 100
+ROWS, CLASSES, LABELLED = 60_000, 10, 100
 CHUNK_SIZE = 100
 
 
 class Job(NamedTuple):
     """A compiled workload."""
 
-    run: Callable[[int], None]
-    """Takes so many steps, and waits until they are done."""
+    run: Run
     batch_size: int
     """Examples a step."""
     compile_s: float
@@ -43,6 +45,8 @@ class Job(NamedTuple):
     """What the compiled program needs beside its inputs and outputs."""
     products: Counter[Product]
     """Matrix products and convolutions of a step."""
+    loop: Callable[[], Loop] | None = None
+    """Compiles the library's own loop over the same step; None where nothing trains."""
 
 
 class Workload(NamedTuple):
@@ -60,35 +64,42 @@ def draw_rows(rows: int = ROWS) -> Array:
 
 
 def training_job(model: Model, objective: Objective, batch_size: int, rows: Array) -> Job:
-    """The library's step with Adam, many in one dispatch, on slices of the rows in turn; the state is donated."""
+    """The library's step with Adam, a block of them in a dispatch, on slices of the rows in turn; the state is donated."""
     optimizer = optax.adam(1e-3)
     step = make_step(objective, optimizer)
     starts = len(rows) - batch_size + 1
+    first = init(jax.random.key(2), model, optimizer)
+    products = products_of(step, first, rows[:batch_size])
+    block = block_of(flop_of(products))
 
     @partial(jax.jit, donate_argnums=0)
-    def loop(
-        carry: tuple[TrainState, Array], rows: Array, steps: Array
-    ) -> tuple[TrainState, Array]:
+    def loop(carry: tuple[TrainState, Array], rows: Array) -> tuple[TrainState, Array]:
         def one(_: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, _ = carry
             start = state.step * batch_size % starts
             state, metrics = step(state, jax.lax.dynamic_slice_in_dim(rows, start, batch_size))
             return state, metrics["loss"]
 
-        return jax.lax.fori_loop(0, steps, one, carry)
+        return jax.lax.fori_loop(0, block, one, carry)
 
-    state = jax.tree.map(jnp.copy, init(jax.random.key(2), model, optimizer))
-    carry = state, jnp.zeros(())
-    products = products_of(step, state, rows[:batch_size])
+    carry = jax.tree.map(jnp.copy, first), jnp.zeros(())
     begin = time.perf_counter()
-    compiled = loop.lower(carry, rows, jnp.int32(1)).compile()
+    compiled = loop.lower(carry, rows).compile()
     compile_s = time.perf_counter() - begin
 
-    def run(steps: int) -> None:
+    def dispatch() -> Array:
         nonlocal carry
-        carry = jax.block_until_ready(compiled(carry, rows, jnp.int32(steps)))
+        carry = compiled(carry, rows)
+        return carry[1]
 
-    return Job(run, batch_size, compile_s, _memory(compiled), products)
+    return Job(
+        in_blocks(block, dispatch),
+        batch_size,
+        compile_s,
+        _memory(compiled),
+        products,
+        partial(prepare_loop, step, first, batch_size, len(rows)),
+    )
 
 
 def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array) -> Job:
@@ -104,11 +115,12 @@ def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array)
     batches = -(-batch_size // at_once)
     products = Counter({p: n * batches for p, n in products_of(traced, *arguments).items()})
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> int:
         for _ in range(steps):
             log_likelihood(
                 key, model, xs, num_samples=num_samples, chunk_size=CHUNK_SIZE, batch_size=at_once
             )
+        return steps
 
     return Job(run, batch_size, compile_s, _memory(compiled), products)
 
@@ -130,7 +142,11 @@ class Layers(NamedTuple):
         return model, partial(objectives.iwae, num_samples=self.num_samples)
 
 
-LAYERS = {"vae": Layers(400, 20, 1), "iwae50": Layers(200, 50, 50)}
+LAYERS = {
+    "vae": Layers(400, 20, 1),
+    "iwae50": Layers(200, 50, 50),
+    "iwae50_128": Layers(200, 50, 50),
+}
 """The workloads that have twins in other libraries."""
 
 
@@ -190,4 +206,10 @@ WORKLOADS: dict[str, Workload] = {
         200,
         _evaluation,
     ),
+    "iwae50_128": Workload(
+        "iwae50 at a larger batch", 128, partial(layers_job, LAYERS["iwae50_128"])
+    ),
 }
+
+DEFAULT = tuple(name for name in get_args(WorkloadName) if name != "iwae50_128")
+"""What is timed if nobody chooses."""

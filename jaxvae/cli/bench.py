@@ -1,127 +1,186 @@
-"""`jaxvae bench`: check, measure, print, write."""
+"""`jaxvae bench`: check, measure, print, write; in time, or as far as it came when it was stopped."""
 
-import json
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxvae.bench import (
-    machine,
-    measure,
-    over_devices,
-    read_record,
-    require_same_machine,
-    scaling,
-    seeds,
-    ways_on_one_device,
-)
-from jaxvae.bench.records import FORMAT
-from jaxvae.bench.rounds import require_batch_size, require_known, require_usable
-from jaxvae.bench.workloads import LAYERS, ROWS, draw_rows
-from jaxvae.cli.bench_tables import print_changes, print_found, print_more
+from jaxvae.bench.children import end_all
+from jaxvae.bench.deadline import Deadline
+from jaxvae.bench.findings import Findings
+from jaxvae.bench.records import FORMAT, machine, read_record
+from jaxvae.bench.suites import Suite, run_parts
+from jaxvae.bench.workloads import ROWS, draw_rows
+from jaxvae.cli.bench_checks import checked
+from jaxvae.cli.bench_readme import table
+from jaxvae.cli.bench_tables import print_changes, print_found
 from jaxvae.cli.commands import Bench
+from jaxvae.runs.watch import signals
 from jaxvae.types import InputError
 
+SECONDS_A_ROUND = {"default": 1.0, "device": 0.25}
+LAST_S, LATE_S = 5.0, 3.0
+"""Of the budget: for printing, drawing and writing, unless starting took longer; and for what ends late."""
+GRACE_S = 3.0
+"""After a signal, for what is under way."""
 
-def bench(command: Bench) -> None:
-    """Run it.
+
+def bench(command: Bench, begun: float) -> None:
+    """Run it; exits with 128 plus the signal's number where a signal ended it.
+
+    Args:
+        command: what to do.
+        begun: when the call began, of `time.monotonic`.
 
     Raises:
         InputError: an option cannot be used, or the old record is of another machine.
     """
-    old = _checked(command)
+    if command.peers or command.suite == "device":  # a GPU's memory is shared with the twins
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    old = checked(command)
+    if command.table is not None:
+        print(table(read_record(command.table, "table")))
+        return
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed as well
-    record: dict[str, Any] = {"format": FORMAT, "machine": machine(command.precision)}
-    record["load"] = os.getloadavg()[0]
-    where = record["machine"]
-    if record["load"] > 0.5 * where["cpu_count"]:
-        _say(f"load {record['load']:.1f}: other programs are running, and times will say little")
-    timing: Any = {"rounds": command.rounds, "seconds_a_round": command.seconds_a_round}
-    rows = draw_rows()
-    record["settings"] = {**timing, "data": f"{ROWS:,} rows of random bits, 28 x 28"}
-    how: Any = {**timing, "precision": command.precision, "say": _say}
-    record |= measure(
-        command.workloads,
-        rows,
-        **how,
-        batch_size=command.batch_size,
-        peers=command.peers,
-        torch_python=str(command.torch_python or sys.executable),
+    findings = Findings(_first(command), command.out and command.out.resolve())
+    deadline, last = deadlines(command.budget_seconds, begun)
+    with signals() as caught:
+        finished = in_time(lambda: _measure(command, findings, deadline), deadline, last, caught)
+        if not finished:
+            end_all()  # what is printed now should not wait for twins that compile
+        if caught or not finished:
+            why = f"stopped by {signal.Signals(caught[0]).name}" if caught else "the time was up"
+            findings.leave_out(f"{', '.join(findings.waiting) or 'the rest'}: left out: {why}")
+        _finish(command, findings, old)
+    status = 128 + caught[0] if caught else 0
+    if not finished:  # something goes on that cannot be interrupted, such as a compiler
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
+
+
+def deadlines(budget: float | None, begun: float) -> tuple[Deadline, Deadline]:
+    """When to begin nothing more, and when to wait for nothing more.
+
+    Args:
+        budget: seconds of the whole call; for ever if None.
+        begun: when it began, of `time.monotonic`.
+    """
+    if budget is None:
+        return Deadline(), Deadline()
+    # Where a busy machine was slow to start it, it is as slow to end it.
+    last = min(max(LAST_S, time.monotonic() - begun), budget / 4)
+    late = min(LATE_S, budget / 8)
+    return Deadline(budget - last - late, begun=begun), Deadline(budget - last, begun=begun)
+
+
+def in_time(
+    work: Callable[[], None], deadline: Deadline, last: Deadline, caught: list[int]
+) -> bool:
+    """Do it in a thread, and return when it is done, when the time is up, or soon after a signal.
+
+    Args:
+        work: asks `deadline` before whatever takes long.
+        deadline: stopped by a signal.
+        last: when it is not waited for any longer.
+        caught: signals, from `signals`.
+
+    Returns:
+        Whether it is done. What it raised is raised.
+    """
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=guarded, daemon=True)
+    worker.start()
+    grace = None
+    while worker.is_alive() and last.allows(0) and (grace is None or grace.allows(0)):
+        worker.join(0.05)
+        if caught and grace is None:
+            deadline.stop()
+            grace = Deadline(GRACE_S)
+    if errors:
+        raise errors[0]
+    return not worker.is_alive()
+
+
+def _first(command: Bench) -> dict[str, Any]:
+    """What a record begins with."""
+    where, load = machine(command.precision), os.getloadavg()[0]
+    if load > 0.5 * where["cpu_count"]:
+        _say(f"load {load:.1f}: other programs are running, and times will say little")
+    settings = {
+        "suite": command.suite,
+        "rounds": command.rounds,
+        "seconds_a_round": command.seconds_a_round or SECONDS_A_ROUND[command.suite],
+        "budget_seconds": command.budget_seconds,
+        "data": f"{ROWS:,} rows of random bits, 28 x 28; of grey levels in the loop",
+    }
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    first = {"format": FORMAT, "machine": where, "load": load, "started": started}
+    return {**first, "settings": settings, "workloads": {}, "peers_left_out": []}
+
+
+def _measure(command: Bench, findings: Findings, deadline: Deadline) -> None:
+    settings = findings.record()["settings"]
+    suite = Suite(
+        findings,
+        deadline,
+        draw_rows(),
+        settings["rounds"],
+        settings["seconds_a_round"],
+        str(command.torch_python or sys.executable),
+        _say,
     )
-    if command.scaling:
-        record["scaling"] = scaling(rows, **how)
-        record["devices"] = over_devices(rows, **how)
-        record["ways"] = ways_on_one_device(rows, **how)
-        record["seeds"] = seeds(rows, **how)
+    if command.suite == "device":
+        parts = suite.device()
+    else:
+        parts = suite.default(
+            command.workloads,
+            batch_size=command.batch_size,
+            precision=command.precision,
+            peers=command.peers,
+            scale=command.scaling,
+        )
+    run_parts(parts, findings, deadline)
+
+
+def _finish(command: Bench, findings: Findings, old: dict[str, Any] | None) -> None:
+    record = findings.record()
     print_found(record)
-    print_more(record)
     if old is not None:
         print_changes(old, record, command.compare)
-    _write(command, record)
+    findings.write()
+    if findings.path is not None:
+        print(f"numbers: {findings.path}")
+    if command.figure is not None:
+        _draw(command.figure, record)
 
 
-def _checked(command: Bench) -> dict[str, Any] | None:
-    """Raise before anything is measured; return the record to compare with."""
-    require_usable(command.rounds, command.seconds_a_round)
-    require_known(command.workloads)
-    if command.batch_size is not None:
-        require_batch_size(command.batch_size, ROWS)
-    if command.figure is not None and command.figure.suffix != ".png":
-        raise InputError(f"figure: expected a file that ends in .png, got {command.figure}")
-    _check_peers(command)
-    for name, path in (("out", command.out), ("figure", command.figure)):
-        if path is not None:
-            _require_writable(name, path)
-    if command.compare is None:
-        return None
-    old = read_record(command.compare)
-    require_same_machine(old, command.compare, command.precision)
-    return old
+def _draw(path: Path, record: dict[str, Any]) -> None:
+    from jaxvae.reports.figures import efficiency_bars
 
-
-def _check_peers(command: Bench) -> None:
-    python = command.torch_python
-    if python is not None and not command.peers:
-        raise InputError("torch_python: has no effect without --peers; add it, or leave this out")
-    if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
-        raise InputError(
-            f"torch_python: expected a Python interpreter, there is none at {python}; "
-            "give its path, such as venv/bin/python"
-        )
-    if command.peers and not set(command.workloads) & set(LAYERS):
-        raise InputError(
-            f"peers: expected {' or '.join(LAYERS)} among the workloads, which alone have peers, "
-            f"got {', '.join(command.workloads)}"
-        )
-
-
-def _require_writable(name: str, path: Path) -> None:
-    if path.is_dir():
-        reason = "it is a folder"
-    elif not path.parent.is_dir():
-        reason = f"there is no folder {path.parent}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        reason = "permission denied"
-    else:
+    if not record["workloads"]:
+        print("figure: not drawn, since nothing was measured")
         return
-    raise InputError(f"{name}: cannot write to {path}: {reason}")
-
-
-def _write(command: Bench, record: dict[str, Any]) -> None:
     try:
-        if command.out is not None:
-            command.out.write_text(json.dumps(record, indent=2) + "\n")
-            print(f"numbers: {command.out.resolve()}")
-        if command.figure is not None:
-            from jaxvae.reports.figures import efficiency_bars
-
-            efficiency_bars(record["workloads"]).savefig(command.figure)
-            print(f"figure: {command.figure.resolve()}")
+        efficiency_bars(record["workloads"]).savefig(path)
     except OSError as error:
-        raise InputError(f"out: cannot write to {error.filename}: {error.strerror}") from None
+        raise InputError(f"figure: cannot write to {path}: {error.strerror}") from None
+    print(f"figure: {path.resolve()}")
 
 
 def _say(line: str) -> None:

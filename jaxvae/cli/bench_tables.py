@@ -1,6 +1,6 @@
-"""What `jaxvae bench` prints: a table of the workloads, a line for each comparison."""
+"""What `jaxvae bench` prints: a table of the workloads, of the peers, a line for each comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ HEAD = (
     "of matmul",
     "MB",
     "efficiency",
+    "loop",
 )
 
 
@@ -28,41 +29,52 @@ RESTLESS = 1.5
 
 
 def print_found(record: Mapping[str, Any]) -> None:
-    """The machine, a row a workload, the large product, and a line a peer."""
-    where, matmul = record["machine"], record["matmul"]
+    """The machine, the workloads in each precision, what else was measured, and what was left out."""
+    where = record["machine"]
     print(
         f"{where['device']}, {where['cpu_count']} of {where['cpu']}, JAX {where['jax']}, "
         f"{where['precision']}, random bits"
     )
-    print_table([HEAD, *(_row(name, found) for name, found in record["workloads"].items())])
-    size, speed = f"{matmul['size']:,}", matmul["flop_per_s"]
-    print(
-        f"matmul: {size} x {size} of {matmul['dtype']}, {speed['median'] / 1e9:,.1f} GFLOP/s "
-        f"({speed['min'] / 1e9:,.1f} to {speed['max'] / 1e9:,.1f})"
-    )
-    beside = {
-        f"{name} / {peer}": one
-        for name, found in record["workloads"].items()
-        for peer, one in found.get("peers", {}).items()
-    }
-    rows = [
-        (
-            name,
-            f"{one['ratio']['median']:.2f}x",
-            f"({one['ratio']['min']:.2f} to {one['ratio']['max']:.2f})",
-            f"{one['steps_per_s']['median']:.4g}",
-            f"{one['warm_up_s']:.1f}",
-            one["version"],
+    print_workloads(record)
+    if "bfloat16" in record:
+        print("bfloat16:")
+        print_workloads(record["bfloat16"])
+    print_more(record)
+    for line in record["left_out"]:
+        print(line)
+
+
+def print_workloads(found: Mapping[str, Any]) -> None:
+    """A row a workload, the large product, and a line a peer."""
+    if found["workloads"]:
+        print_table([HEAD, *(_row(name, one) for name, one in found["workloads"].items())])
+    if "matmul" in found:
+        matmul, speed = found["matmul"], found["matmul"]["flop_per_s"]
+        size = f"{matmul['size']:,}"
+        print(
+            f"matmul: {size} x {size} of {matmul['dtype']}, {speed['median'] / 1e9:,.1f} GFLOP/s "
+            f"({speed['min'] / 1e9:,.1f} to {speed['max'] / 1e9:,.1f})"
         )
-        for name, one in beside.items()
-    ]
-    if rows:
+    beside = dict(peers_of(found["workloads"]))
+    if beside:
         print("steps/s of jaxvae / of a peer, in the same rounds:")
-        print_table([("", "ratio", "least to most", "its steps/s", "warm-up s", "version"), *rows])
+        print_table(
+            [
+                ("", "ratio", "least to most", "its us/step", "warm-up s", "version"),
+                *(_peer_row(name, one) for name, one in beside.items()),
+            ]
+        )
     if any(one["ratio"]["max"] > RESTLESS * one["ratio"]["min"] for one in beside.values()):
         print("  the ratios differ much from round to round: is something else running?")
-    for line in record["peers_left_out"]:
+    for line in found["peers_left_out"]:
         print(f"  {line}")
+
+
+def peers_of(workloads: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """`workload / peer`, and what was found."""
+    for name, found in workloads.items():
+        for peer, one in found.get("peers", {}).items():
+            yield f"{name} / {peer}", one
 
 
 def around(spread: Mapping[str, float]) -> str:
@@ -71,8 +83,8 @@ def around(spread: Mapping[str, float]) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    """Whole ones, or one digit behind the point below a hundred."""
-    return f"{1e6 * seconds:,.0f}" if seconds > 1e-4 else f"{1e6 * seconds:.1f}"
+    """Whole ones, or one digit behind the point below a thousand."""
+    return f"{1e6 * seconds:,.0f}" if seconds > 1e-3 else f"{1e6 * seconds:.1f}"
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
@@ -88,23 +100,50 @@ def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['of_matmul']['median']:.2f}",
         f"{found['memory_bytes'] / 1e6:.1f}",
         around(found["efficiency"]),
+        around(found["loop"]["ratio"]) if "loop" in found else "",
+    )
+
+
+def _peer_row(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{one['ratio']['median']:.2f}x",
+        f"({one['ratio']['min']:.2f} to {one['ratio']['max']:.2f})",
+        microseconds(1 / one["steps_per_s"]["median"]),
+        f"{one['warm_up_s']:.1f}",
+        one["version"],
     )
 
 
 def print_more(record: Mapping[str, Any]) -> None:
-    """What --scaling measured, where it was asked for."""
+    """What --scaling or the suite `device` measured besides."""
     print_scaling(record.get("scaling", {}))
     print_devices(record.get("devices", {}))
+    for line in more_lines(record):
+        print(line)
+
+
+def more_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each way to run a step, each number of models, and for start-up."""
     for name, way in record.get("ways", {}).items():
-        time = f"{1e3 * way['seconds']:.3g} ms a step"
-        print(
-            f"iwae50 by {name} on one device, a dispatch a step: {time}, {around(way['ratio'])} of jit"
-        )
+        how = f"iwae50 by {name} on one device, a dispatch a step"
+        difference = way["difference"]
+        numbers = f"differing by {difference:.1e} at most" if difference else "equal"
+        time = f"{1e6 * way['seconds']:,.0f} us a step, {around(way['ratio'])} of jit"
+        yield f"{how}: {time}, parameters {numbers} after three steps"
     for name, found in record.get("seeds", {}).items():
-        models, ratio = found["models"], around(found["ratio"])
-        print(
-            f"{models} models of {name} together: {1e3 * found['seconds']:.3g} ms a step of all, "
-            f"{ratio} of {models} times one alone"
+        points = (found[key] for key in ("models", "seconds", "ratio"))
+        for models, seconds, ratio in zip(*points, strict=True):
+            if models > 1:
+                each = f"{1e6 * seconds / models:,.1f} us each"
+                yield (
+                    f"{models} models of {name} together: {1e6 * seconds:,.0f} us a step of all, {each}, "
+                    f"{around(ratio)} of {models} times one alone"
+                )
+    if start := record.get("start_up"):
+        yield (
+            f"`{start['command']}` with nothing compiled before: {start['seconds']:.1f} s, "
+            f"{start['first_record_s']:.1f} s to its first record"
         )
 
 

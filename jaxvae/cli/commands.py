@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 
-from jaxvae.bench.workloads import WorkloadName
+from jaxvae.bench.suites import SuiteName
+from jaxvae.bench.workloads import DEFAULT, WorkloadName
 from jaxvae.networks import Precision
 from jaxvae.runs import TrainConfig
 from jaxvae.runs.studies import Settings
@@ -151,27 +152,36 @@ class Bench:
 
     The workloads take turns. Their data are random bits of MNIST's shape, on the device. `efficiency` is
     the time of a step's matrix products and convolutions alone over the time of the step; `of matmul`
-    the flop a second of the step over that of one large matrix product, timed in the same rounds.
+    the flop a second of the step over that of one large matrix product; `loop` the time of the bare step
+    over that of a step in training itself, which gathers and binarises rows and merges metrics; all
+    timed in the same rounds.
     """
 
-    workloads: tuple[WorkloadName, ...] = get_args(WorkloadName)
-    """Which ones; all of them if not given."""
+    workloads: tuple[WorkloadName, ...] = DEFAULT
+    """Which ones; all but `iwae50_128`, which is `iwae50` at batch 128, if not given."""
+    suite: SuiteName = "default"
+    """`device` is for a machine that is at hand for minutes: `vae`, `iwae50` and `iwae50_128` in float32 and
+    bfloat16 beside their peers, and in the library's loop; then start-up, ways to run a step, evaluation,
+    and 1, 8 and 32 models in one program."""
+    budget_seconds: float | None = None
+    """End within so many seconds, compiling included, and say what was left out."""
     rounds: int = 5
     """How often each has its turn."""
-    seconds_a_round: float = 1.0
-    """About how long a turn takes."""
+    seconds_a_round: float | None = None
+    """About how long a turn takes; 1 if not given, 0.25 in the suite `device`."""
     batch_size: int | None = None
     """Examples a step; each workload's own if not given. Of `evaluation`, the images of a call."""
     precision: Precision = "float32"
     """Of the products, as of `jaxvae train`: float32 is what JAX does with it on the device, on GPUs
     often TensorFloat-32; bfloat16 rounds the operands and sums in float32; highest is all of float32."""
     peers: Flag = False
-    """Time the steps of `vae` and `iwae50` in PyTorch, eager and compiled, and in NumPyro too, in the same
-    rounds, and print how many times as fast jaxvae is. What is not installed is left out."""
+    """Time the steps of `vae` and `iwae50` in PyTorch, eager and compiled, on a GPU also with the whole step as
+    one CUDA graph, and in NumPyro too, in the same rounds, and print how many times as fast jaxvae is. What
+    is not installed, or not up after two minutes, is left out. They compile beside jaxvae."""
     torch_python: Path | None = None
-    """The interpreter that has PyTorch, for --peers; this one if not given. It needs no jaxvae."""
+    """The interpreter that has PyTorch, for the peers; this one if not given. It needs no jaxvae."""
     out: Path | None = None
-    """Where to write the numbers (JSON)."""
+    """Where to write the numbers (JSON): after every part, and when it is stopped."""
     compare: Path | None = None
     """What an earlier `jaxvae bench --out` wrote on this machine, in this precision: print new / old."""
     figure: Path | None = None
@@ -179,6 +189,8 @@ class Bench:
     scaling: Flag = False
     """Time `iwae50` against batch, K and width as well, with a line through each; on 1, 2, 4, .. devices;
     by jit, pmap and shard on one; and 8 models of `vae` and of `iwae50` in one program."""
+    table: Path | None = None
+    """Measure nothing: print the tables of what an earlier `jaxvae bench --out` wrote, for a README."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,16 +19,18 @@ LAST_S = 0.5
 """Seconds before the end at which nobody waits any longer."""
 
 
-def age_s() -> float:
-    """Seconds since this process began, imports included; 0 where the system does not say."""
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return 0.0
+def process_begun() -> float:
+    """When this process was started, of `time.monotonic`; now, where the system does not say."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic()
+    return time.monotonic() - max(0.0, age)
 
 
 @contextlib.contextmanager
-def in_time(command: Any, age_s: float) -> Iterator[Any]:
+def in_time(command: Any, begun: float) -> Iterator[Any]:
     """Inside, the process ends when its minutes are up; the command to run then has those that are left.
 
     Most runs leave in good order before. But nothing can be asked of a program while it compiles, or of a
@@ -36,7 +38,7 @@ def in_time(command: Any, age_s: float) -> Iterator[Any]:
 
     Args:
         command: as parsed.
-        age_s: for how long the process has run already.
+        begun: when the process was started, of `time.monotonic`.
 
     Raises:
         InputError: the minutes are not a positive number.
@@ -47,7 +49,7 @@ def in_time(command: Any, age_s: float) -> Iterator[Any]:
     require_minutes(command.max_minutes)
     if command.resume is None and command.name is None:
         command = dataclasses.replace(command, name=default_name(command.config))
-    left_s = max(60 * command.max_minutes - age_s, 1e-3)
+    left_s = max(60 * command.max_minutes - (time.monotonic() - begun), 1e-3)
     timer = threading.Timer(left_s - LAST_S, _end, [_path(command)])
     timer.daemon = True
     timer.start()

@@ -13,7 +13,7 @@ from jaxvae.binding import Conditional
 from jaxvae.cli.bench import bench
 from jaxvae.cli.cache import use_compilation_cache
 from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
-from jaxvae.cli.limit import age_s, in_time
+from jaxvae.cli.limit import in_time, process_begun
 from jaxvae.cli.many import is_many_runs, train_many_runs
 from jaxvae.cli.parsing import parse
 from jaxvae.cli.progress import Terminal
@@ -38,13 +38,17 @@ def main(args: Sequence[str] | None = None) -> None:
     plus the signal's number where a signal stopped a run, or 75 where its minutes were up; the run was
     saved first.
     """
-    terminal, age = Terminal(), age_s() if args is None else 0.0
+    terminal = Terminal()
+    begun = process_begun() if args is None else time.monotonic()
     try:
         command = parse(sys.argv[1:] if args is None else list(args))
-        with in_time(command, age) as command, joined(command):
+        with in_time(command, begun) as command, joined(command):
             if not isinstance(command, Bench | Data) and (note := use_compilation_cache()):
                 print(f"jaxvae: note: {note}", file=sys.stderr)
-            RUN[type(command)](command, terminal)
+            if isinstance(command, Bench):
+                bench(command, begun)
+            else:
+                RUN[type(command)](command, terminal)
     except InputError as error:
         terminal.close()
         hosts.leave(str(error), 2)
@@ -250,6 +254,5 @@ RUN = {
     Compare: _compare,
     Sample: _sample,
     Report: _report,
-    Bench: lambda command, _: bench(command),
     Data: _data,
 }

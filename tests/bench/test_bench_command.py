@@ -13,11 +13,11 @@ from jaxvae.bench import (
     flop_of,
     lines,
     machine,
+    measure,
     products_of,
     scaling,
     turns,
 )
-from jaxvae.bench.rounds import measure
 from jaxvae.bench.turns import calibrate, in_turn
 from jaxvae.bench.workloads import Job, draw_rows
 from jaxvae.cli.bench_tables import microseconds, print_changes, print_scaling
@@ -34,7 +34,7 @@ def written(tmp_path_factory):
     """The path of what a tiny run writes."""
     path = tmp_path_factory.mktemp("bench") / "new.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxvae.cli.bench.ROWS", 50)
+        patch.setattr("jaxvae.cli.bench_checks.ROWS", 50)
         patch.setattr("jaxvae.bench.ceiling.SIZES", {})
         patch.setattr("jaxvae.bench.ceiling.OTHER_SIZE", 48)
         patch.setattr("jaxvae.cli.bench.draw_rows", lambda: draw_rows(50))
@@ -44,7 +44,9 @@ def written(tmp_path_factory):
 
 def test_what_is_written(written):
     record = json.loads(written.read_text())
-    assert record["machine"] == machine()
+    assert (record["format"], record["machine"]) == ("jaxvae bench 3", machine())
+    assert (record["left_out"], record["peers_left_out"]) == ([], [])
+    assert record["settings"]["suite"] == "default"
     (found,) = record["workloads"].values()
     encoder = 2 * 4 * (2 * 784 * 400 + 3 * (400 * 400 + 400 * 40))
     decoder = 2 * 4 * 3 * (20 * 400 + 400 * 400 + 400 * 784)
@@ -54,6 +56,12 @@ def test_what_is_written(written):
         assert found[name] > 0
     for name in ("steps_per_s", "examples_per_s", "flop_per_s", "efficiency", "of_matmul"):
         assert 0 < found[name]["min"] <= found[name]["median"] <= found[name]["max"] < math.inf
+    for name in ("steps_per_s", "ratio"):  # of the library's own loop
+        assert 0 < found["loop"][name]["median"] < math.inf
+    in_loop = found["loop"]["steps_per_s"]["median"] / found["steps_per_s"]["median"]
+    assert found["loop"]["ratio"]["median"] == pytest.approx(in_loop)  # of the only round
+    assert found["loop"]["compile_s"] > 0
+    assert found["rounds"] == 1
     matmul = record["matmul"]
     assert (matmul["size"], matmul["dtype"], matmul["flop"]) == (48, "float32", 2 * 48**3)
     share = found["flop_per_s"]["median"] / matmul["flop_per_s"]["median"]  # of the only round
@@ -138,8 +146,22 @@ def fails(capsys):
             "--peers --torch-python python",
             "torch_python: expected a Python interpreter, there is none",
         ),
-        ("--peers --workloads ssvae", "peers: expected vae or iwae50 among the workloads"),
+        (
+            "--peers --workloads ssvae",
+            "peers: expected vae or iwae50 or iwae50_128 among the workloads",
+        ),
         ("--compare none.json", "compare: cannot read none.json: No such file"),
+        ("--budget-seconds 0", "budget_seconds: expected a number of seconds above 0, got 0"),
+        ("--budget-seconds nan", "budget_seconds: expected a number of seconds above 0, got nan"),
+        ("--out /dev/null", "out: cannot write to /dev/null: it is not a plain file"),
+        ("--suite device --scaling", "scaling: has no effect with --suite device"),
+        ("--suite device --peers", "peers: has no effect with --suite device"),
+        ("--suite device --workloads vae", "workloads: has no effect with --suite device"),
+        ("--suite device --batch-size 4", "batch_size: has no effect with --suite device"),
+        ("--suite device --precision bfloat16", "precision: has no effect with --suite device"),
+        ("--table none.json", "table: cannot read none.json: No such file"),
+        ("--table none.json --rounds 2", "rounds: has no effect with --table"),
+        ("--table none.json --suite device", "suite: has no effect with --table"),
     ],
 )
 def test_refusals(fails, tmp_path, monkeypatch, options, expected):
@@ -149,7 +171,7 @@ def test_refusals(fails, tmp_path, monkeypatch, options, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"format": "jaxvae bench 2", "machine": {}, "workloads": {}}']
+    "text", ["", "{}", "[1]", '{"format": "jaxvae bench 3", "machine": {}, "workloads": {}}']
 )
 def test_a_damaged_record_is_refused(fails, tmp_path, text):
     path = tmp_path / "old.json"
@@ -186,10 +208,7 @@ def test_what_is_measured_is_checked():
         measure(["vae"], rows, rounds=1, seconds_a_round=1.0, batch_size=5)
     with refused("workloads", "none"):
         measure([], rows, rounds=1, seconds_a_round=1.0)
-    assert {type(COMMANDS["bench"]().workloads), len(COMMANDS["bench"]().workloads)} == {
-        tuple,
-        len(WORKLOADS),
-    }
+    assert set(COMMANDS["bench"]().workloads) == set(WORKLOADS) - {"iwae50_128"}
 
 
 def test_a_line_is_fitted():
@@ -218,6 +237,7 @@ def test_a_line_through_times_that_are_known(clock, monkeypatch):
 
         def run(steps):
             clock[0] += 0.01 + steps * (1e-3 + 1e-9 * flop_of(products))
+            return steps
 
         return Job(run, batch_size, 1.0, 1, products)
 
@@ -237,6 +257,7 @@ def test_calibration_takes_the_cost_of_a_dispatch_out(clock):
 
     def run(steps):
         clock[0] += 1 + 0.01 * steps
+        return steps
 
     assert 500 <= calibrate(run, 10.0) <= 1100
 
@@ -248,12 +269,27 @@ def test_turns_are_dealt_out_by_round(clock):
         def run(steps):
             order.append(name)
             clock[0] += seconds * steps
+            return steps
 
         return run
 
     times = in_turn([run_of("a", 1.0), run_of("b", 3.0)], 3, 1.0)
     assert times == [[1.0] * 3, [3.0] * 3]
     assert order[-6:] == ["a", "b"] * 3
+
+
+def test_steps_are_counted_as_they_are_taken(clock):
+    """Blocks of 64 steps of 1 ms: 100 ms hold two blocks, and a step takes 1 ms, whatever is asked for."""
+
+    def run(steps):
+        taken = -(-steps // 64) * 64
+        clock[0] += 1e-3 * taken
+        return taken
+
+    assert calibrate(run, 0.1) == 100
+    assert turns.seconds_a_step(run, 100) == pytest.approx(1e-3)
+    asked_for = turns.timed(run, 100)[0] / 100  # the twin that divides by what was asked for
+    assert asked_for == pytest.approx(1.28e-3)
 
 
 def test_microseconds():

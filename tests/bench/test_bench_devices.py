@@ -32,6 +32,7 @@ def test_speed_up_over_devices_of_known_speed(clock, monkeypatch):
 
         def run(steps):
             clock[0] += steps * seconds
+            return steps
 
         return run
 
@@ -62,11 +63,24 @@ def test_ways_really_run(monkeypatch, capsys):
     rows = draw_rows(30)
     ways = ways_on_one_device(rows, **timing, precision="bfloat16", batch_size=4)
     assert set(ways["jit"]["ratio"].values()) == {1.0}
-    assert all(ways[name]["ratio"]["min"] > 0 for name in ("pmap", "shard"))
+    for name in ("pmap", "shard"):
+        assert ways[name]["ratio"]["min"] > 0
+        assert ways[name]["difference"] < 1e-6
+    assert ways["jit"]["difference"] == 0
     print_more({"ways": ways})
     said = capsys.readouterr().out
     assert "iwae50 by pmap on one device, a dispatch a step: " in said
     assert "1.00 (1.00 to 1.00) of jit" in said
+
+
+def test_the_difference_of_parameters_is_seen():
+    """Another way to run a step leads to its parameters; a step on other rows, the twin, does not."""
+    step, state = devices.step_and_state("float32")
+    rows = draw_rows(8)
+    here = devices.parameters_after(jax.jit(step), state, rows[:4], steps=1)
+    assert devices.largest_difference(here, here) == 0
+    there = devices.parameters_after(jax.jit(step), state, rows[4:], steps=1)
+    assert devices.largest_difference(here, there) > 1e-4
 
 
 FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

@@ -5,13 +5,16 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from jaxvae.bench import measure, twins
+from jaxvae.bench import Deadline, measure, twins
 from jaxvae.bench.ceiling import prepare_ceiling, square_product
+from jaxvae.bench.peers import serve
+from jaxvae.bench.suites import HALF_PEERS
 from jaxvae.bench.twins import Twin, TwinDied, Twins, commands
 from jaxvae.bench.workloads import LAYERS, WORKLOADS, Job, Layers, draw_rows
 
@@ -71,6 +74,7 @@ def check(command, layers, reference):
     """Its first line, then as many steps as asked, twice."""
     twin = Twin(command)
     try:
+        twin.come_up(300.0)
         assert twin.about["parameters"] == parameters(layers)
         assert agrees(twin.about["loss"], reference)
         assert not agrees(BATCH_SIZE * twin.about["loss"], reference)  # the sum over the batch
@@ -111,6 +115,7 @@ def asked(command):
     """What a twin says, asked once."""
     twin = Twin(command)
     try:
+        twin.come_up(60.0)
         return twin.run(2)
     finally:
         twin.close()
@@ -148,28 +153,43 @@ def test_what_a_dead_twin_leaves_is_one_line(command, said):
     assert str(death.value) == said
 
 
-def test_a_silent_twin_is_ended():
-    with pytest.raises(TwinDied, match="no answer for"):
-        Twin(python("input()"), patience_s=0.2)
+def test_a_silent_twin_is_late():
+    twin = Twin(python("input()"))
+    try:
+        with pytest.raises(TwinDied, match="not up after 0 s"):
+            twin.come_up(0.2)
+    finally:
+        twin.close()
+    twin = Twin(python(ANSWERS.replace("1e-3 * int(line)", "input()")))
+    try:
+        twin.come_up(60.0)
+        with pytest.raises(TwinDied, match="no answer for 0 s"):
+            twin.run(1, patience_s=0.2)
+    finally:
+        twin.close()
 
 
 @pytest.fixture
 def beside(monkeypatch):
     """Twins whose commands are these."""
 
-    def start(**found):
+    def start(only=None, **found):
         said = []
         monkeypatch.setattr(twins, "commands", lambda *_: found)
-        return Twins(sys.executable, "float32", ROWS, 0.001, said.append), said
+        return Twins(sys.executable, "float32", ROWS, 0.001, said.append, only), said
 
     return start
 
 
 def test_ratios_are_paired_by_round(beside):
-    troupe, _ = beside(numpyro=python(ANSWERS))
+    troupe, _ = beside(only=["numpyro"], numpyro=python(ANSWERS), other=python(ANSWERS))
     with troupe:
         troupe.start("vae", 4)
         troupe.start("ssvae", 4)  # has no twin
+        assert len(troupe) == 1
+        troupe.come_up(Deadline())
+        troupe.calibrate()
+        assert troupe.record("vae") == {}  # before the first round
         for steps_per_s in (500.0, 2000.0, 4000.0):
             troupe.take("vae", steps_per_s)
         found = troupe.record("vae")["numpyro"]
@@ -183,6 +203,42 @@ def test_ratios_are_paired_by_round(beside):
         os.kill(twin._process.pid, 0)
 
 
+def test_twins_come_up_side_by_side(beside):
+    """Each writes when it began and then sleeps: all begin before the first is up. Who is late is left out."""
+    sleeps = "import time, json\nbegun = time.time()\ntime.sleep(SECONDS)\n" + ANSWERS.replace(
+        '"version": "1"', '"version": "1", "begun": begun, "up": time.time()'
+    )
+    troupe, said = beside(
+        one=python(sleeps.replace("SECONDS", "2")),
+        other=python(sleeps.replace("SECONDS", "2")),
+        late=python(sleeps.replace("SECONDS", "90")),
+    )
+    with troupe:
+        for name in ("vae", "iwae50"):
+            troupe.start(name, 4)
+        troupe.come_up(Deadline(), seconds=10.0)
+        about = [twin.about for twin in troupe._twins.values()]
+        assert len(about) == 4
+        last, first = max(one["begun"] for one in about), min(one["up"] for one in about)
+        assert last < first  # the twin that starts one after the other has it the other way round
+        processes = [twin._process.pid for twin in troupe._twins.values()]
+    assert troupe.left_out == ["vae, iwae50 / late: left out: not up after 10 s"]
+    assert set(troupe.left_out) <= set(said)
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_nobody_is_waited_for_beyond_the_deadline(beside):
+    troupe, _ = beside(late=python("input()"))
+    begin = time.monotonic()
+    with troupe:
+        troupe.start("vae", 4)
+        troupe.come_up(Deadline(0.5))
+    assert len(troupe.left_out) == 1
+    assert time.monotonic() - begin < 30  # and not two minutes
+
+
 def test_the_others_go_on_without_a_dead_one(beside):
     missing = python("raise ModuleNotFoundError(\"No module named 'torch'\")")
     found = {"torch-eager": missing, "torch-compile": missing}
@@ -190,12 +246,27 @@ def test_the_others_go_on_without_a_dead_one(beside):
     with troupe:
         for name in ("vae", "iwae50"):
             troupe.start(name, 4)
+        troupe.come_up(Deadline())
+        troupe.calibrate()
+        for name in ("vae", "iwae50"):
             troupe.take(name, 1.0)
             assert list(troupe.record(name)) == ["numpyro"]
     (line,) = troupe.left_out  # once, for both workloads
     assert line in said
-    assert line.startswith("torch-eager, torch-compile: left out: ModuleNotFoundError: No module")
+    assert line.startswith(
+        "vae, iwae50 / torch-eager, vae, iwae50 / torch-compile: left out: ModuleNotFoundError: No module"
+    )
     assert "--torch-python" in line
+
+
+def test_one_that_cannot_be_started_is_left_out(beside):
+    troupe, _ = beside(numpyro=["/nowhere/python"])
+    with troupe:
+        troupe.start("vae", 4)
+        troupe.come_up(Deadline())
+    assert troupe.left_out == [
+        "vae / numpyro: left out: cannot start /nowhere/python: No such file or directory"
+    ]
 
 
 def test_one_that_dies_in_a_round_is_left_out(beside):
@@ -205,6 +276,8 @@ def test_one_that_dies_in_a_round_is_left_out(beside):
     troupe, _ = beside(numpyro=python(lives_for_a_while))
     with troupe:
         troupe.start("vae", 4)
+        troupe.come_up(Deadline())
+        troupe.calibrate()
         troupe.take("vae", 1.0)
         troupe._steps["vae", "numpyro"] = 7
         troupe.take("vae", 1.0)
@@ -233,7 +306,31 @@ def test_each_name_is_the_same_arithmetic_at_every_precision(monkeypatch):
     assert options("bfloat16") == {**plain, "torch-compile-bf16": "--precision=bfloat16"}
     assert set(options("highest").values()) == {"--precision=highest"}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "torch-compile-graphs" in options("float32")
+    half = {name for name, its in options("bfloat16").items() if its == "--precision=bfloat16"}
+    assert half == set(HALF_PEERS)
+
+
+def test_on_a_gpu_every_step_of_torch_is_there_as_a_graph_too(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = commands("other", "float32", sizes(LAYERS["vae"]))
+    switches = {name: {"--compile", "--graph"} & set(words) for name, words in found.items()}
+    assert switches == {
+        "torch-eager": set(),
+        "torch-compile": {"--compile"},
+        "torch-graph": {"--graph"},
+        "torch-compile-graph": {"--compile", "--graph"},
+        "numpyro": set(),
+    }
+    assert all("--platform=gpu" in words for words in found.values())
+    for words in found.values():  # the server understands each
+        assert serve.parse(words[2:]).platform == "gpu"
+
+
+@pytest.mark.skipif(not TORCH_PYTHON, reason="no PyTorch: set JAXVAE_TEST_TORCH_PYTHON")
+def test_a_graph_without_a_gpu_is_refused_in_words():
+    command = commands(TORCH_PYTHON, "float32", sizes(SMALL["vae"]))["torch-eager"]
+    with pytest.raises(TwinDied, match="RuntimeError: a CUDA graph needs a GPU"):
+        asked([*command, "--graph"])
 
 
 def test_measured_beside_a_twin(beside, monkeypatch):
@@ -244,8 +341,12 @@ def test_measured_beside_a_twin(beside, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "vae", stand_in)
     beside(numpyro=python(ANSWERS))
     timing = {"rounds": 2, "seconds_a_round": 0.001, "batch_size": 3}
-    found = measure(["vae"], draw_rows(9), **timing, peers=True)
+    published = []
+    found = measure(["vae"], draw_rows(9), **timing, peers=True, publish=published.append)
+    assert [one["workloads"]["vae"]["rounds"] for one in published] == [1, 2]
+    assert published[-1] == found
     us = found["workloads"]["vae"]
+    assert "loop" not in us  # of a job that has none
     them = us["peers"]["numpyro"]
     low, high = (us["steps_per_s"][key] / 1000 for key in ("min", "max"))
     assert them["ratio"]["min"] == pytest.approx(low)

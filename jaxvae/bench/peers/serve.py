@@ -28,8 +28,8 @@ class Step(NamedTuple):
     """How many numbers are trained."""
     loss: Callable[[], float]
     """Mean over the first batch with the present parameters, nats."""
-    run: Callable[[int], None]
-    """Takes so many steps, and waits until they are done."""
+    run: Callable[[int], int]
+    """Takes at least so many steps, waits until they are done, and returns how many it took."""
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -42,7 +42,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of PyTorch; its own choice if not given")
     parser.add_argument("--platform", choices=["cpu", "gpu", "tpu"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "highest"])
-    parser.add_argument("--compile", choices=["no", "default", "reduce-overhead"], default="no")
+    parser.add_argument("--compile", action="store_true", help="of PyTorch")
+    parser.add_argument("--graph", action="store_true", help="of PyTorch: the step as a CUDA graph")
     return parser.parse_args(args)
 
 
@@ -57,8 +58,8 @@ def serve(step: Step) -> None:
     for line in sys.stdin:
         count = int(line)
         begin = time.perf_counter()
-        step.run(count)
-        print(time.perf_counter() - begin, flush=True)
+        taken = step.run(count)
+        print((time.perf_counter() - begin) * count / taken, flush=True)
 
 
 def main() -> None:

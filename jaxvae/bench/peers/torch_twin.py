@@ -1,4 +1,7 @@
-"""The step in PyTorch, eager or compiled: layers, bound, fused Adam. Imports PyTorch alone, when it is built."""
+"""The step in PyTorch, eager or compiled, called or as a CUDA graph: layers, bound, fused Adam.
+
+Imports PyTorch alone, when it is built.
+"""
 
 import argparse
 import importlib
@@ -10,12 +13,14 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
     """The step, in the order that `jaxvae.bench.peers.serve.Step` has.
 
     Raises:
-        RuntimeError: a TPU is asked for, or a GPU and PyTorch finds none.
+        RuntimeError: a TPU is asked for, a GPU and PyTorch finds none, or a CUDA graph without one.
     """
     torch: Any = importlib.import_module("torch")
     if options.platform == "tpu":
         raise RuntimeError("PyTorch runs on no TPU here")
     device = "cuda" if options.platform == "gpu" else "cpu"
+    if options.graph and device != "cuda":
+        raise RuntimeError("a CUDA graph needs a GPU")
     if device == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError("PyTorch finds no GPU")
@@ -30,27 +35,34 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
     decoder = layers(torch, latent_dim, width, 784).to(device)
     half = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bfloat16")
     loss = eager = bound(torch, encoder, decoder, half, options.num_samples)
-    if options.compile != "no":
-        loss = torch.compile(eager, mode=options.compile)
+    if options.compile:
+        loss = torch.compile(eager)
     parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=options.graph)
     data = (torch.rand(options.rows, 784, device=device) < 0.3).float()
     starts, taken = options.rows - batch_size + 1, 0
 
-    def run(steps: int) -> None:
+    def step(x: Any) -> Any:
+        value = loss(x)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # a graph begins without gradients and makes its own
+        return value
+
+    take = Captured(torch, step, data[:batch_size]) if options.graph else step
+
+    def run(steps: int) -> int:
         nonlocal taken
         value = None
         for _ in range(steps):
             start = taken * batch_size % starts
             taken += 1
-            optimizer.zero_grad(set_to_none=True)
-            value = loss(data[start : start + batch_size])
-            value.backward()
-            optimizer.step()
+            value = take(data[start : start + batch_size])
         if value is not None:
             value.item()
         if device == "cuda":
             torch.cuda.synchronize()
+        return steps
 
     def at_first() -> float:
         with torch.no_grad():
@@ -58,6 +70,42 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
 
     count = sum(parameter.numel() for parameter in parameters)
     return torch.__version__, count, at_first, run
+
+
+class Captured:
+    """A step as one CUDA graph: a batch is copied to where the graph reads, and the graph is replayed.
+
+    Neither waits for the device. The graph is captured at the first call, after some steps on a stream
+    of their own, as PyTorch asks for: they compile, and make the state of the optimizer.
+
+    Args:
+        torch: the module.
+        step: of a batch, returning its loss.
+        batch: what the batches look like.
+    """
+
+    def __init__(self, torch: Any, step: Any, batch: Any):
+        self._torch, self._step, self._x = torch, step, batch.clone()
+        self._graph, self._loss = torch.cuda.CUDAGraph(), None
+
+    def __call__(self, batch: Any) -> Any:
+        """Begin the step; what is returned is written over by the next one."""
+        self._x.copy_(batch)
+        if self._loss is None:
+            self._capture()
+        self._graph.replay()
+        return self._loss
+
+    def _capture(self) -> None:
+        cuda = self._torch.cuda
+        aside = cuda.Stream()
+        aside.wait_stream(cuda.current_stream())
+        with cuda.stream(aside):
+            for _ in range(3):
+                self._step(self._x)
+        cuda.current_stream().wait_stream(aside)
+        with cuda.graph(self._graph):
+            self._loss = self._step(self._x)
 
 
 def layers(torch: Any, inputs: int, width: int, outputs: int) -> Any:
