@@ -477,6 +477,7 @@ def test_reliance_of_values_that_were_observed():
     assert np.all(result.drop[[0, 2, 3]] != 0)
 
 
+@pytest.mark.slow
 def test_experiment(monkeypatch, capsys):
     """A few steps; the numbers of the claim take longer and are in the file."""
     script = Path(__file__).parents[1] / "experiments/autoregressive.py"

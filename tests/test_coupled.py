@@ -137,6 +137,7 @@ def test_wrong_options_are_refused():
         coupled.discriminator_log_likelihood(jax.random.key(0), lambda z: z[0], jnp.ones((3, 2)))
 
 
+@pytest.mark.slow
 @every
 def test_trains_on_digits(objective):
     xs = jnp.asarray(load_digits().images[:512] > 8, jnp.float32)

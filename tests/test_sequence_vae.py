@@ -191,6 +191,7 @@ def test_an_alignment_fits_the_model_and_a_few_steps_run(tmp_path):
     assert np.isfinite(history[-1]["valid"]["loss"])
 
 
+@pytest.mark.slow
 def test_dhfr_experiment(data_folder, tmp_path):
     """A few steps; the numbers of the claim take minutes and are in the file."""
     root = Path(__file__).parents[1]

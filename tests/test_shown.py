@@ -31,6 +31,7 @@ def test_readme_commands_are_the_ones_of_ci():
     assert '".[dev]"' in ci
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
@@ -107,6 +108,7 @@ SHORT = {
 """Experiments, with options that make them short, and what they say; their numbers are in the files."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_experiment_runs(name, data_folder, tmp_path):
     options, said = SHORT[name]
@@ -123,6 +125,7 @@ def test_every_experiment_is_run():
     assert names == set(SHORT) | elsewhere
 
 
+@pytest.mark.slow
 def test_step_speed(tmp_path):
     script = str(ROOT / "experiments/step_speed.py")
     result = run([sys.executable, script, "--once", "--batch", "8", "--steps", "3"], tmp_path)
@@ -135,6 +138,7 @@ def run(command, folder):
     return result
 
 
+@pytest.mark.slow
 def test_estimator_cost(tmp_path):
     """The memory of many samples in chunks is that of few; the times are not judged here."""
     script = str(ROOT / "experiments/estimator_cost.py")
