@@ -185,10 +185,16 @@ def module_names():
     return ["jaxvae", *(name for name in names if not name.endswith("__main__"))]
 
 
+def test_examples_of_the_bounds_run():
+    result = doctest.testmod(importlib.import_module("jaxvae.bounds"))
+    assert not result.failed
+    assert result.attempted >= 2
+
+
+@pytest.mark.slow
 def test_examples_in_docstrings_run():
     results = {name: doctest.testmod(importlib.import_module(name)) for name in module_names()}
     assert not {name: result for name, result in results.items() if result.failed}
-    assert results["jaxvae.bounds"].attempted >= 2
 
 
 def test_what_is_exported_exists():

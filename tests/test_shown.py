@@ -104,32 +104,26 @@ SHORT = {
     ),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
+    "step_speed": ("--once --batch 8 --steps 3", r'"steps_per_s"'),
 }
 """Experiments, with options that make them short, and what they say; their numbers are in the files."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
-def test_experiment_runs(name, data_folder, tmp_path):
+def test_experiment_runs(name, data_folder, experiment):
     options, said = SHORT[name]
     arguments = options.split()
     if "--data" in arguments:
         arguments[1] = str(data_folder / arguments[1])
-    result = run([sys.executable, str(ROOT / f"experiments/{name}.py"), *arguments], tmp_path)
-    assert re.search(said, result.stdout), result.stdout
+    found = experiment(name, *arguments)
+    assert re.search(said, found), found
 
 
 def test_every_experiment_is_run():
-    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "step_speed"}
+    elsewhere = {"autoregressive", "dhfr", "estimator_cost"}
     names = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert names == set(SHORT) | elsewhere
-
-
-@pytest.mark.slow
-def test_step_speed(tmp_path):
-    script = str(ROOT / "experiments/step_speed.py")
-    result = run([sys.executable, script, "--once", "--batch", "8", "--steps", "3"], tmp_path)
-    assert '"steps_per_s"' in result.stdout
 
 
 def run(command, folder):

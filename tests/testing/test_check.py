@@ -195,6 +195,7 @@ def test_the_report_says_what_was_found(capsys):
         assert words in report
 
 
+@pytest.mark.slow
 def test_power_is_what_is_stated():
     """A gradient that is off by what `detects` says is found in 99 of 100 seeds."""
     base = jv.elbo
@@ -214,6 +215,7 @@ def test_power_is_what_is_stated():
     assert found >= stats.binom(40, 0.99).ppf(1e-6), found
 
 
+@pytest.mark.slow
 def test_false_alarm_rate_is_at_most_what_is_stated():
     """100 verdicts on a correct estimator at the 5 % level: a binomial count, to 1e-6."""
     objective = partial(jv.iwae, num_samples=2)
