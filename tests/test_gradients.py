@@ -18,7 +18,7 @@ from jaxvae import bounds, gradients, sampling
 from jaxvae.distributions import FloatBernoulli, OneHotCategorical
 from jaxvae.models.likelihoods import BernoulliLogits
 from jaxvae.relaxations import relaxed_sample
-from tests.support import oracles
+from tests.support import oracles, twins
 from tests.support.refusals import refused
 from tests.support.statistics import z_test
 
@@ -153,33 +153,12 @@ def test_reweighted_wake_sleep():
 # Twins: one planted bug each.
 
 
-def wrong_sign(problem):
-    s = problem.draw(path="stopped")
-    value = problem.value(s)
-    return s, value - jax.lax.stop_gradient(value) * jnp.sum(s.log_q_z_x)
-
-
-def own_sample_in_the_baseline(problem):
-    """Off by one: the mean of all K log-weights in the place of the other K - 1."""
-    s = problem.draw(path="stopped")
-    log_w = jax.lax.stop_gradient(problem.log_w(s))
-    signal = (log_w - jnp.mean(log_w)) / log_w.size
-    return s, problem.value(s) + jnp.sum(signal * s.log_q_z_x)
-
-
-def undetached_signal(problem):
-    s = problem.draw(path="stopped")
-    value = problem.value(s)
-    return s, value + value * jnp.sum(s.log_q_z_x)
-
-
-def no_direct_term(problem):
-    s = problem.draw(path="stopped")
-    value = jax.lax.stop_gradient(problem.value(s))
-    return s, value * jnp.sum(s.log_q_z_x)
-
-
-TWINS = [wrong_sign, own_sample_in_the_baseline, undetached_signal, no_direct_term]
+TWINS = [
+    twins.wrong_sign,
+    twins.own_sample_in_the_baseline,
+    twins.undetached_signal,
+    twins.no_direct_term,
+]
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -194,7 +173,9 @@ def test_own_sample_in_vimco_fails():
     model = Bits()
     exact = flat(jax.grad(expected)(model, bounds.iwae, 2))
     with pytest.raises(AssertionError, match="max z"):
-        check(partial(jv.iwae, num_samples=2, gradient=own_sample_in_the_baseline), exact, model)
+        check(
+            partial(jv.iwae, num_samples=2, gradient=twins.own_sample_in_the_baseline), exact, model
+        )
 
 
 # Relaxations: biased for the discrete model, exact for the relaxed one.
