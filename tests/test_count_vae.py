@@ -103,6 +103,7 @@ def test_a_batch_of_the_experiment_is_bound():
     assert model.given(1).posterior(X).mean[0] != model.given(2).posterior(X).mean[0]
 
 
+@pytest.mark.slow
 def test_it_learns_that_counts_are_overdispersed():
     """The library size of simulated cells is found, and the objective rises."""
     rng = np.random.default_rng(0)

@@ -94,7 +94,7 @@ def test_bound_is_that_of_each_example_alone(objective):
 )
 def test_neutral_weights_give_the_bound_to_the_bit(neutral):
     model, xs = linear()
-    terms = neutral(keys(2, 6), model, xs)
+    terms = jax.jit(neutral)(keys(2, 6), model, xs)
     np.testing.assert_array_equal(terms.objective, terms.bound)
 
 

@@ -45,6 +45,7 @@ def ratios(name):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "group", "expected"),
     [
