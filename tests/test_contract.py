@@ -1,5 +1,7 @@
 """What every model keeps with every bound: one table, one set of checks."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,10 +48,6 @@ def test_a_model_keeps_its_contract(name):
     # One compilation serves two models of the same structure.
     call(jax.tree.map(jnp.copy, model), keys, examples)
     assert len(traces) == 1
-    # A batch is its examples, and compiled is what is run line by line.
-    row = jax.tree.map(lambda column: column[1], examples)
-    one = objectives["iwae"](keys[1], bind(model, row.label, row.mask), row.x)
-    same_terms(jax.tree.map(lambda column: column[1], found["iwae"][1]), one)
     if "dreg" in found:  # an estimator bends the gradient, never the value
         same_terms(found["dreg"][1], found["iwae"][1])
     # Every parameter is reached.
@@ -57,6 +55,27 @@ def test_a_model_keeps_its_contract(name):
         for path, leaf in jax.tree.leaves_with_path(nnx.state(gradient, nnx.Param)):
             assert np.all(np.isfinite(leaf)), which + jax.tree_util.keystr(path)
             assert np.any(np.asarray(leaf) != 0), which + jax.tree_util.keystr(path)
+
+
+EAGER = ("vae", "conditional_vae", "ssvae")  # plain, with a label, with discrete latents
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in EAGER else pytest.mark.slow) for name in CONTRACTS],
+)
+def test_a_batch_is_its_examples_and_compiled_is_what_is_run_line_by_line(name):
+    contract = CONTRACTS[name]
+    model, examples, objective = (
+        contract.make(),
+        examples_of(contract),
+        contract.objectives()["iwae"],
+    )
+    keys = example_keys(jax.random.key(5), 0, examples.index)
+    batched = jax.jit(partial(over_batch, objective))(keys, model, examples)
+    row = jax.tree.map(lambda column: column[1], examples)
+    one = objective(keys[1], bind(model, row.label, row.mask), row.x)
+    same_terms(jax.tree.map(lambda column: column[1], batched), one)
 
 
 def same_terms(found, expected):

@@ -56,7 +56,9 @@ def test_what_is_right_passes(name):
 @pytest.mark.parametrize(
     ("objective", "claim", "refused"),
     [
-        (jv.elbo, {}, {"gaussian_mixture", "categorical", "bernoulli"}),
+        pytest.param(
+            jv.elbo, {}, {"gaussian_mixture", "categorical", "bernoulli"}, marks=pytest.mark.slow
+        ),
         (partial(jv.iwae, num_samples=5), iwae_claim(5), {"categorical", "bernoulli"}),
         (partial(jv.elbo, kl="monte_carlo", num_samples=3, gradient="score"), {}, set()),
     ],
