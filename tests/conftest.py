@@ -1,9 +1,14 @@
 import os
+import runpy
 from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import settings
+
+from tests.support.minutes import pytest_addoption, pytest_configure
+
+__all__ = ["pytest_addoption", "pytest_configure"]  # hooks are found by their names
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,6 +26,25 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def experiment(monkeypatch, capsys, tmp_path):
+    """A function that runs an experiment in this process, as JAX is set for users, and returns what it says."""
+
+    def run(name, *options):
+        script = str(ROOT / f"experiments/{name}.py")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", [script, *options])
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+            jax.debug_key_reuse(False),
+        ):
+            runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

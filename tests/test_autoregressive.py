@@ -2,8 +2,6 @@
 
 import itertools
 import re
-import runpy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -477,10 +475,8 @@ def test_reliance_of_values_that_were_observed():
     assert np.all(result.drop[[0, 2, 3]] != 0)
 
 
-def test_experiment(monkeypatch, capsys):
+@pytest.mark.slow
+def test_experiment(experiment):
     """A few steps; the numbers of the claim take longer and are in the file."""
-    script = Path(__file__).parents[1] / "experiments/autoregressive.py"
     options = "--only markov --hidden 4 --total-steps 2 --num-samples 2 --num-test 4".split()
-    monkeypatch.setattr("sys.argv", [str(script), *options])
-    runpy.run_path(str(script), run_name="__main__")
-    assert re.search(r"markov +\d+\.\d+ \+- \d+\.\d+", capsys.readouterr().out)
+    assert re.search(r"markov +\d+\.\d+ \+- \d+\.\d+", experiment("autoregressive", *options))

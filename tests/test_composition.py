@@ -5,7 +5,7 @@
 
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -70,6 +70,7 @@ def cell(gradient: str, posteriors: tuple[str, ...]) -> str:
 MODELS = {name: model(name) for names in POSTERIORS.values() for name in names}
 
 
+@cache
 def table() -> str:
     head = f"| gradient | {' | '.join(POSTERIORS)} |\n|---|{'---|' * len(POSTERIORS)}\n"
     rows = [
@@ -82,12 +83,14 @@ def table() -> str:
 PLACE = re.compile(r"(<!-- combinations -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_table_in_the_readme_is_true():
     shown = PLACE.search(README.read_text())
     assert shown, "the README has no table of combinations"
     assert shown[2] == table(), "run python -m tests.test_composition"
 
 
+@pytest.mark.slow
 def test_a_wrong_table_is_noticed():
     shown = PLACE.search(README.read_text())
     assert shown

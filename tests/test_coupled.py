@@ -74,8 +74,13 @@ def replicate(function, model, *, draws, batch, seed=0):
 def test_bound_is_that_of_each_example_alone(objective):
     model, xs = linear()
     kl = "monte_carlo" if objective.func is coupled.beta_tc_vae else "analytic"
-    terms = jax.jit(objective)(keys(2, 6), model, xs)
-    alone = jax.vmap(lambda key, x: jv.elbo(key, model, x, kl=kl))(keys(2, 6), xs)
+
+    @jax.jit
+    def both(model, xs):
+        each = jax.vmap(lambda key, x: jv.elbo(key, model, x, kl=kl))(keys(2, 6), xs)
+        return objective(keys(2, 6), model, xs), each
+
+    terms, alone = both(model, xs)
     for name in ("bound", "distortion", "rate"):
         np.testing.assert_allclose(getattr(terms, name), getattr(alone, name), rtol=1e-5)
     assert np.max(np.abs(terms.objective - terms.bound)) > 0.01
@@ -94,7 +99,7 @@ def test_bound_is_that_of_each_example_alone(objective):
 )
 def test_neutral_weights_give_the_bound_to_the_bit(neutral):
     model, xs = linear()
-    terms = neutral(keys(2, 6), model, xs)
+    terms = jax.jit(neutral)(keys(2, 6), model, xs)
     np.testing.assert_array_equal(terms.objective, terms.bound)
 
 
@@ -137,6 +142,7 @@ def test_wrong_options_are_refused():
         coupled.discriminator_log_likelihood(jax.random.key(0), lambda z: z[0], jnp.ones((3, 2)))
 
 
+@pytest.mark.slow
 @every
 def test_trains_on_digits(objective):
     xs = jnp.asarray(load_digits().images[:512] > 8, jnp.float32)
@@ -569,21 +575,30 @@ def factor_without_stops(keys, model, xs, *, gamma):
 def check_apart(objective):
     """The model feels the bound and the ratio alone; the discriminator its own likelihood alone."""
     model, xs = linear(size=8)
-    ks = keys(2, 8)
-    loss = lambda m: jnp.mean(objective(ks, m, xs, gamma=7.0).objective)  # noqa: E731
-    got = jax.jit(jax.grad(loss))(model)
+
+    def loss(model):
+        return jnp.mean(objective(keys(2, 8), model, xs, gamma=7.0).objective)
 
     def of_vae(vae):
-        s = draw_each(ks, vae, xs)
+        s = draw_each(keys(2, 8), vae, xs)
         ratio = jax.vmap(lambda z: model.discriminator(z)[0])(latents(s))
         return jnp.mean(elbo_of(s, "analytic").bound - 7.0 * ratio)
 
     def of_discriminator(discriminator):
-        z = latents(draw_each(ks, model, xs))
-        return coupled.discriminator_log_likelihood(jax.vmap(apart)(ks)[0], discriminator, z)
+        z = latents(draw_each(keys(2, 8), model, xs))
+        return coupled.discriminator_log_likelihood(
+            jax.vmap(apart)(keys(2, 8))[0], discriminator, z
+        )
 
-    for part, function in {"vae": of_vae, "discriminator": of_discriminator}.items():
-        expected = jax.jit(jax.grad(function))(getattr(model, part))
+    parts = {"vae": of_vae, "discriminator": of_discriminator}
+
+    @jax.jit
+    def gradients(model):
+        alone = {part: jax.grad(f)(getattr(model, part)) for part, f in parts.items()}
+        return jax.grad(loss)(model), alone
+
+    got, alone = gradients(model)
+    for part, expected in alone.items():
         pairs = zip(jax.tree.leaves(getattr(got, part)), jax.tree.leaves(expected), strict=True)
         for mine, theirs in pairs:
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5, err_msg=part)

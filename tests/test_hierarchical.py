@@ -379,38 +379,6 @@ def test_sampling_with_the_density_evaluates_each_network_once(name):
     assert products(lambda m, key: sample_with_log_prob(m.prior(), key), model, key) == down
 
 
-OBJECTIVES = {
-    "elbo": partial(jv.elbo, kl="monte_carlo", num_samples=2),
-    "iwae": partial(jv.iwae, num_samples=3),
-    "iwae stl": partial(jv.iwae, num_samples=3, gradient="stl"),
-    "iwae dreg": partial(jv.iwae, num_samples=3, gradient="dreg"),
-}
-
-
-@EACH
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_reaches_every_parameter(name, objective):
-    model, one = make(name), OBJECTIVES[objective]
-    xs, keys = jnp.stack([X, 1 - X]), jax.random.split(jax.random.key(1), 2)
-
-    @jax.jit
-    def batched(model, keys, xs):
-        def loss(model):
-            terms = jax.vmap(one, (0, None, 0))(keys, model, xs)
-            return jnp.sum(terms.objective), terms
-
-        return jax.grad(loss, has_aux=True)(model)
-
-    gradient, terms = batched(model, keys, xs)
-    assert all(bool(jnp.all(jnp.isfinite(values))) for values in terms)
-    for path, leaf in jax.tree.leaves_with_path(nnx.state(gradient, nnx.Param)):
-        assert bool(jnp.all(jnp.isfinite(leaf))), jax.tree_util.keystr(path)
-        assert bool(jnp.any(leaf != 0)), jax.tree_util.keystr(path)
-    if objective == "iwae":  # compiled and batched is eager and alone
-        for many, alone in zip(terms, one(keys[1], model, xs[1]), strict=True):
-            np.testing.assert_allclose(many[1], alone, rtol=1e-5, atol=1e-5)
-
-
 def test_beta_and_warm_up_weigh_the_sampled_rate():
     model, key = make("ladder"), jax.random.key(1)
     objective = partial(jv.elbo, kl="monte_carlo", beta=0.3)

@@ -176,6 +176,7 @@ def test_the_linear_vae_reaches_the_maximum_by_gradient():
     assert abs(float(jnp.mean(jax.jit(elbo)(xs))) - IRIS_PPCA / len(xs)) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_latent_collapses_where_its_eigenvalue_is_below_the_noise():
     """Eigenvalues of iris: 4.20, 0.241, 0.078, 0.024; the noise is held at 0.15."""
     xs = iris()
@@ -195,6 +196,7 @@ def test_a_latent_collapses_where_its_eigenvalue_is_below_the_noise():
         assert int(jnp.sum(jnp.mean(rates, axis=0) > 0.1)) == 2
 
 
+@pytest.mark.slow
 def test_ica_recovers_the_mixing_as_fast_ica_does():
     xs, mixing = laplace_mixture()
     start = jv.models.ica(jax.random.key(0), (3,), latent_dim=3)

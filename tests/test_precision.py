@@ -379,6 +379,7 @@ def test_refusals():
         dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), numbers, precision="bfloat16")
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, capsys, monkeypatch):
     options = "--hidden 8 --total-steps 2 --valid-size 0 --test-num-samples 2"
     monkeypatch.chdir(tmp_path)

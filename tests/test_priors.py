@@ -239,7 +239,9 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in FACTORIES if name != "gmvae"])
+@pytest.mark.parametrize(
+    "name", ["gmvae weights", "flow masked"]
+)  # others are in the table of contracts
 def test_every_objective_moves_every_parameter(name):
     model = build(name)
 

@@ -1,11 +1,7 @@
 """The model of aligned sequences, and how masks and weights of an alignment reach it."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -191,13 +187,11 @@ def test_an_alignment_fits_the_model_and_a_few_steps_run(tmp_path):
     assert np.isfinite(history[-1]["valid"]["loss"])
 
 
-def test_dhfr_experiment(data_folder, tmp_path):
+@pytest.mark.slow
+def test_dhfr_experiment(data_folder, experiment):
     """A few steps; the numbers of the claim take minutes and are in the file."""
-    root = Path(__file__).parents[1]
     data = str(data_folder / "protein" / "DHFR.a2m")
-    command = [sys.executable, str(root / "experiments/dhfr.py"), "--data", data]
-    command += ["--total-steps", "4", "--hidden", "8", "--test-num-samples", "4"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"independent sites +\d+\.\d+ \+- \d+\.\d+", done.stdout), done.stdout
-    assert re.search(r"better by +-?\d+\.\d+ \+- \d+\.\d+", done.stdout), done.stdout
+    options = ["--total-steps", "4", "--hidden", "8", "--test-num-samples", "4"]
+    said = experiment("dhfr", "--data", data, *options)
+    assert re.search(r"independent sites +\d+\.\d+ \+- \d+\.\d+", said), said
+    assert re.search(r"better by +-?\d+\.\d+ \+- \d+\.\d+", said), said

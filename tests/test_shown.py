@@ -31,6 +31,7 @@ def test_readme_commands_are_the_ones_of_ci():
     assert '".[dev]"' in ci
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
@@ -103,30 +104,26 @@ SHORT = {
     ),
     "models_speed": ("--once --steps 3", r'"steps_per_s"'),
     "ssvae_speed": ("--once --steps 3", r'"steps_per_s"'),
+    "step_speed": ("--once --batch 8 --steps 3", r'"steps_per_s"'),
 }
 """Experiments, with options that make them short, and what they say; their numbers are in the files."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
-def test_experiment_runs(name, data_folder, tmp_path):
+def test_experiment_runs(name, data_folder, experiment):
     options, said = SHORT[name]
     arguments = options.split()
     if "--data" in arguments:
         arguments[1] = str(data_folder / arguments[1])
-    result = run([sys.executable, str(ROOT / f"experiments/{name}.py"), *arguments], tmp_path)
-    assert re.search(said, result.stdout), result.stdout
+    found = experiment(name, *arguments)
+    assert re.search(said, found), found
 
 
 def test_every_experiment_is_run():
-    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "startup", "step_speed"}
+    elsewhere = {"autoregressive", "dhfr", "estimator_cost", "startup"}
     names = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert names == set(SHORT) | elsewhere
-
-
-def test_step_speed(tmp_path):
-    script = str(ROOT / "experiments/step_speed.py")
-    result = run([sys.executable, script, "--once", "--batch", "8", "--steps", "3"], tmp_path)
-    assert '"steps_per_s"' in result.stdout
 
 
 def run(command, folder):
@@ -135,6 +132,7 @@ def run(command, folder):
     return result
 
 
+@pytest.mark.slow
 def test_estimator_cost(tmp_path):
     """The memory of many samples in chunks is that of few; the times are not judged here."""
     script = str(ROOT / "experiments/estimator_cost.py")

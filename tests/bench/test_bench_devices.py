@@ -95,6 +95,7 @@ print_devices(found)
 """
 
 
+@pytest.mark.slow
 def test_two_devices_really_run():
     flags = "--xla_force_host_platform_device_count=2"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **FAST}

@@ -89,6 +89,7 @@ def check(command, layers, reference):
         os.kill(twin._process.pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_numpyro_takes_the_steps_of_our_bound(ours, name):
     command = commands(sys.executable, "float32", sizes(SMALL[name]))["numpyro"]
@@ -99,6 +100,7 @@ HERE = sys.executable if importlib.util.find_spec("torch") else ""
 TORCH_PYTHON = os.environ.get("JAXVAE_TEST_TORCH_PYTHON", HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not TORCH_PYTHON, reason="no PyTorch: set JAXVAE_TEST_TORCH_PYTHON to a Python that has it"
 )

@@ -3,10 +3,14 @@
 import json
 from typing import get_args
 
+import jax
 import numpy as np
 import pytest
 
 from jaxvae.cli.main import main
+from jaxvae.cli.parsing import parse
+from jaxvae.distributions import sample
+from jaxvae.runs.config import build
 from jaxvae.runs.models import ModelName
 
 RNG = np.random.default_rng(0)
@@ -66,6 +70,22 @@ def test_every_model_is_run():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+def test_a_model_is_built_as_asked(name, tmp_path):
+    write, options = OPTIONS[name]
+    command = parse(["train", "--data", str(write(tmp_path)), "--model", name, *SHORT, *options])
+    parts = build(command.config)
+    assert (parts.config.model, parts.config.total_steps) == (name, 2)
+    model = parts.model.given(0) if hasattr(parts.model, "given") else parts.model
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.eval_shape(lambda z, x: sample(model.likelihood(sample(model.prior(), z)), x), *keys)
+    assert x.shape == parts.dataset.splits["train"]["x"].shape[1:]
+
+
+FAST = ("vae", "ppca")  # one that is trained by steps, one that is fitted
+EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPTIONS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_model_trains_and_reports(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write, options = OPTIONS[name]

@@ -115,6 +115,7 @@ def error_line(err):
     return line
 
 
+@pytest.mark.slow
 def test_numbers_of_two_processes():
     address = f"127.0.0.1:{port()}"
     both = [start(address, i, cwd=ROOT, devices=2, module="tests.devices.hosts") for i in range(2)]
@@ -122,6 +123,7 @@ def test_numbers_of_two_processes():
         print(finish(process)[0])
 
 
+@pytest.mark.slow
 def test_killed_on_eight_devices_and_resumed_on_two_and_one(folder, alone):
     run = folder / "runs/many"
     for devices, dies_at, steps in ((8, "50", 40), (2, "130", 120), (1, None, 200)):
@@ -138,6 +140,7 @@ def test_killed_on_eight_devices_and_resumed_on_two_and_one(folder, alone):
             same_records(twin, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_then_one_lost_then_resumed_by_one(folder, alone):
     run = folder / "runs/two"
     first, second = start_two(*OPTIONS, "--name", "two", cwd=folder)
@@ -166,6 +169,7 @@ def test_two_processes_stopped_then_one_lost_then_resumed_by_one(folder, alone):
     same_records(records(run), alone)
 
 
+@pytest.mark.slow
 def test_the_minutes_of_one_process_stop_both(folder):
     long = ("--total-steps", "1000000", "--eval-every-steps", "1000000", "--name", "timed")
     minutes = ("--max-minutes=100", "--max-minutes=0.5")
@@ -176,6 +180,7 @@ def test_the_minutes_of_one_process_stop_both(folder):
     assert "--resume runs/timed" in err
 
 
+@pytest.mark.slow
 def test_the_first_process_is_lost(folder):
     """It serves JAX's own watch, which would print a page and abort when it goes."""
     first, second = start_two(*OPTIONS, "--name", "first", cwd=folder)
@@ -187,6 +192,7 @@ def test_the_first_process_is_lost(folder):
     first.communicate()
 
 
+@pytest.mark.slow
 def test_other_configurations(folder):
     both = start_two(*OPTIONS, "--name", "odd", "--beta", ("1", "2"), cwd=folder)
     for process in both:
@@ -196,6 +202,7 @@ def test_other_configurations(folder):
     assert not (folder / "runs/odd").exists()
 
 
+@pytest.mark.slow
 def test_other_code(folder, tmp_path):
     shutil.copytree(Path(jaxvae.__file__).parent, tmp_path / "jaxvae")
     with open(tmp_path / "jaxvae/bounds.py", "a") as file:
@@ -206,6 +213,7 @@ def test_other_code(folder, tmp_path):
         assert "code of jaxvae (sha256): expected the same on every process" in error_line(err)
 
 
+@pytest.mark.slow
 def test_more_devices_than_there_are_and_nobody_there(folder):
     nobody = f"--coordinator 127.0.0.1:{port()} --num-processes 2 --process-id 1".split()
     for options, expected in (

@@ -11,6 +11,7 @@ ENVIRONMENT = os.environ | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["numbers", "features", "evaluation", "many"])
 def test_on_eight_devices(name):
     command = [sys.executable, "-W", "error", "-m", f"tests.devices.{name}"]

@@ -97,6 +97,7 @@ def killed_between(monkeypatch, step, name):
     monkeypatch.setattr(Checkpoints, "save", killed)
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_runs_go_on_to_the_same_bits_together_or_apart(
     finished, tmp_path, monkeypatch
 ):

@@ -97,6 +97,7 @@ def unbroken(tmp_path_factory, cache):
     return run, run.metrics()[-1]["time"] - begin
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bits(unbroken, cache, tmp_path):
     expected, seconds = unbroken
     moments = random.Random(0)
@@ -120,6 +121,7 @@ def test_killed_runs_resume_to_the_same_bits(unbroken, cache, tmp_path):
     assert len(set(reached)) >= 2, f"the moments were not spread over the run: {reached}"
 
 
+@pytest.mark.slow
 def test_one_changed_bit_is_noticed(unbroken, tmp_path):
     run, _ = unbroken
     metrics, results = written(run)
@@ -128,6 +130,7 @@ def test_one_changed_bit_is_noticed(unbroken, tmp_path):
     assert (twin, results) != (metrics, results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_before_leaving(number, unbroken, cache, tmp_path):
     expected, _ = unbroken
@@ -143,6 +146,7 @@ def test_a_signal_saves_before_leaving(number, unbroken, cache, tmp_path):
     require_same(RunFolder(tmp_path / "a"), expected)
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_share_a_folder(unbroken, cache):
     run, _ = unbroken
     with run.locked():
@@ -153,6 +157,7 @@ def test_two_processes_cannot_share_a_folder(unbroken, cache):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(unbroken, cache):
     run, _ = unbroken
     process = jaxvae("train", "--resume", run.path, "--learning-rate", "0.5", cache=cache)
@@ -173,6 +178,7 @@ def test_what_lies_after_the_checkpoint_is_dropped_from_the_metrics(tmp_path):
     assert run.metrics() == [{"step": 10}, {"step": 20}]
 
 
+@pytest.mark.slow
 def test_a_changed_data_set_is_refused(tmp_path, cache):
     data = tmp_path / "data.npy"
     values = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)

@@ -103,8 +103,6 @@ CONTRACTS = {
     ),
 }
 
-CASES = [(name, objective) for name, c in CONTRACTS.items() for objective in c.objectives()]
-
 
 def examples_of(contract: Contract) -> Any:
     """The batch with its defaults filled in."""

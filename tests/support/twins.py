@@ -9,6 +9,8 @@ from jaxvae import bounds, objectives, sampling
 from jaxvae.distributions import analytic_kl
 from jaxvae.types import Terms
 
+stop = jax.lax.stop_gradient
+
 
 def _parts(key, model, x, num_samples, kl):
     s = sampling.draw(key, model, x, num_samples)
@@ -42,7 +44,7 @@ class _Detached:
         self.model = model
 
     def posterior(self, x):
-        return jax.lax.stop_gradient(self.model.posterior(x))
+        return stop(self.model.posterior(x))
 
 
 def detached_samples(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
@@ -70,6 +72,26 @@ def iwae_twin(bound: Callable) -> Callable:
     return objective
 
 
+def bent(surrogate: Callable, reported: Callable = bounds.iwae) -> Callable:
+    """`iwae` with the gradient of another function of the log-weights; the bound is `reported`."""
+
+    def objective(key, model, x, *, num_samples) -> Terms:
+        s, distortion, rate = _parts(key, model, x, num_samples, "monte_carlo")
+        bend = surrogate(s.log_w)
+        value = stop(bounds.iwae(s.log_w)) + bend - stop(bend)
+        return Terms(value, stop(reported(s.log_w)), distortion, rate)
+
+    return objective
+
+
+def multiply(key, model, x, *, num_means, num_samples, transposed=False) -> Terms:
+    """Mean of M IWAE bounds of K samples, or, as a bug, of K of M samples."""
+    s, distortion, rate = _parts(key, model, x, num_means * num_samples, "monte_carlo")
+    log_w = s.log_w.reshape(num_means, num_samples)
+    value = bounds.multiply_iwae(log_w.T if transposed else log_w)
+    return Terms(value, value, distortion, rate)
+
+
 def iwae_of_one_sample(key, model, x, *, num_samples) -> Terms:
     del num_samples
     return objectives.iwae(key, model, x, num_samples=1)
@@ -93,3 +115,41 @@ def weights_without_log(log_w):
 
 
 mean_not_logsumexp = bounds.elbo
+
+
+def detached_weights(log_w):
+    """No bug: its gradient is that of IWAE."""
+    return stop(jax.nn.softmax(log_w)) @ log_w
+
+
+# Gradients for `gradient=` of the objectives.
+def wrong_sign(problem):
+    s = problem.draw(path="stopped")
+    value = problem.value(s)
+    return s, value - stop(value) * jnp.sum(s.log_q_z_x)
+
+
+def own_sample_in_the_baseline(problem):
+    """Off by one: the mean of all K log-weights in the place of the other K - 1."""
+    s = problem.draw(path="stopped")
+    log_w = stop(problem.log_w(s))
+    signal = (log_w - jnp.mean(log_w)) / log_w.size
+    return s, problem.value(s) + jnp.sum(signal * s.log_q_z_x)
+
+
+def undetached_signal(problem):
+    s = problem.draw(path="stopped")
+    value = problem.value(s)
+    return s, value + value * jnp.sum(s.log_q_z_x)
+
+
+def no_direct_term(problem):
+    s = problem.draw(path="stopped")
+    return s, stop(problem.value(s)) * jnp.sum(s.log_q_z_x)
+
+
+def squared_in_the_decoder_too(problem):
+    """DReG's weights where they do not belong."""
+    s = problem.draw(scorer=stop(problem.model))
+    weight = stop(jax.nn.softmax(problem.log_w(s)))
+    return s, jnp.sum(weight**2 * problem.log_w(s))

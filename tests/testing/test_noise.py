@@ -8,11 +8,10 @@ import pytest
 import jaxvae as jv
 from jaxvae.testing import draw_examples, exact_gradient, linear_gaussian, slope, snr
 from tests.support.refusals import refused
-from tests.testing import estimators
 
 KS = (1, 4, 16, 64, 256)
 DRAWS = 1000
-dreg = partial(estimators.importance_weighted, gradient="dreg")
+dreg = partial(jv.iwae, gradient="dreg")
 
 
 @cache
@@ -46,6 +45,7 @@ def ratios(name):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "group", "expected"),
     [

@@ -1,0 +1,87 @@
+"""Where the minutes go: processor seconds of every test, and a table of the files that take most.
+
+    python -m pytest --minutes minutes.jsonl
+    python -m tests.support.minutes minutes.jsonl
+
+Processor time, that of processes which a test starts and waits for included, because it does not
+depend on what else the machine does.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+REST = "(starting, importing, collecting)"
+SHOWN = 15
+
+
+def spent() -> float:
+    """Processor seconds of this process and of the children that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Clock:
+    """Write `[test, seconds]` in lines after each test, and what no test took at the end."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).resolve()  # a test may change the folder
+        self.counted = 0.0
+
+    def write(self, name: str, seconds: float) -> None:
+        """Append one line: several processes may write at once."""
+        self.counted += seconds
+        with self.path.open("a") as file:
+            file.write(json.dumps([name, round(seconds, 3)]) + "\n")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        """Count one test with the fixtures that it is the first or the last to use."""
+        begin = spent()
+        try:
+            return (yield)
+        finally:
+            self.write(item.nodeid, spent() - begin)
+
+    def pytest_sessionfinish(self):
+        """Count what belongs to no test."""
+        self.write(REST, spent() - self.counted)
+
+
+def pytest_addoption(parser):
+    """Add `--minutes FILE`."""
+    parser.addoption("--minutes", metavar="FILE", help="append processor seconds of every test")
+
+
+def pytest_configure(config):
+    """Start the clock in the processes that run tests: with xdist, the workers."""
+    path = config.getoption("--minutes")
+    deals_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if path and not deals_out:
+        config.pluginmanager.register(Clock(path), "minutes")
+
+
+def table(lines: list[str]) -> str:
+    """Return Markdown: the minutes of the files that take most, of the others, and of all."""
+    seconds, tests = Counter(), Counter()
+    for name, taken in map(json.loads, lines):
+        file = name.partition("::")[0]
+        seconds[file] += taken
+        tests[file] += file != REST
+    shown = [(f"`{file}`", tests[file], taken) for file, taken in seconds.most_common(SHOWN)]
+    others = [file for file, _ in seconds.most_common()[SHOWN:]]
+    rows = [
+        *shown,
+        (f"{len(others)} others", sum(map(tests.get, others)), sum(map(seconds.get, others))),
+        ("**all**", tests.total(), seconds.total()),
+    ]
+    head = "| file | tests | processor minutes |\n|---|---:|---:|\n"
+    return head + "\n".join(f"| {name} | {n} | {taken / 60:.1f} |" for name, n, taken in rows)
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1]).read_text().splitlines()))
