@@ -22,6 +22,7 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Callable[..., A
     def call(*args: Any) -> Any:
         return compiled()(*args)
 
+    call.lower = lambda *args: compiled().lower(*args)  # type: ignore[attr-defined]
     return call
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxvae.bench.turns import Run
 from jaxvae.data import Dataset
 from jaxvae.data.dataset import SUPPORTS
+from jaxvae.training.blocks import MOST, choose_block_steps
 from jaxvae.training.feeds import Feed, InMemory
 from jaxvae.training.step import Step, TrainState
 
@@ -22,11 +23,11 @@ SHAPE = (28, 28)
 
 
 class Loop(NamedTuple):
-    """A loop that has taken its first step."""
+    """A loop that has taken its first steps."""
 
     run: Run
     compile_s: float
-    """Until that step was taken: tracing, compiling and placing the rows, seconds."""
+    """Until these were taken: tracing, compiling and placing the rows, seconds."""
 
 
 @cache
@@ -45,7 +46,7 @@ def grey_rows(rows: int) -> Dataset:
 
 
 class Driver:
-    """Steps of a feed as training deals them out: no dispatch is longer than the feed allows, none is waited for but the last.
+    """Steps of a feed in the dispatches that it allows, of which none is waited for but the last.
 
     Args:
         feed: of one model, or of several.
@@ -57,10 +58,12 @@ class Driver:
         self.metrics, self.step = feed.no_metrics(state), int(state.step)
 
     def run(self, steps: int) -> int:
-        """So many steps more, neither more nor fewer."""
+        """So many steps more, in whole blocks; return how many these are."""
+        block = self.feed.block_steps
+        steps = -(-steps // block) * block
         end = self.step + steps
         while self.step < end:
-            count = min(end - self.step, self.feed.longest(self.step) or steps)
+            count = min(end - self.step, self.feed.longest(self.step))
             self.state, self.metrics = self.feed.run(self.state, self.metrics, self.step, count)
             self.step += count
         jax.block_until_ready((self.state, self.metrics))
@@ -76,11 +79,12 @@ def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> L
         batch_size: examples a step.
         rows: how many the data set has.
     """
-    return first_step(lambda: InMemory(step, grey_rows(rows), batch_size=batch_size), state)
+    sizes = {"batch_size": batch_size, "block_steps": choose_block_steps(MOST)}
+    return first_step(lambda: InMemory(step, grey_rows(rows), **sizes), state)
 
 
 def first_step(feed: Callable[[], Feed], state: TrainState) -> Loop:
-    """Make the feed and take a step."""
+    """Make the feed and take a block of steps."""
     begin = time.perf_counter()
     driver = Driver(feed(), state)
     driver.run(1)

@@ -9,11 +9,11 @@ import optax
 
 from jaxvae.bench.checks import require_usable
 from jaxvae.bench.deadline import Deadline
-from jaxvae.bench.loops import first_step, grey_rows
+from jaxvae.bench.loops import first_step, grey_rows, prepare_loop
 from jaxvae.bench.turns import Run, in_turn, spread
 from jaxvae.bench.workloads import LAYERS, ROWS, WORKLOADS
 from jaxvae.networks import Precision, with_precision
-from jaxvae.training.feeds import InMemory
+from jaxvae.training.blocks import MOST, choose_block_steps
 from jaxvae.training.many import ManyInMemory, stack
 from jaxvae.training.step import init, make_step
 from jaxvae.types import require_positive
@@ -99,10 +99,9 @@ def feed_run(
         init(jax.random.key(models + i), with_precision(model, precision), optimizer)
         for i, (model, _) in enumerate(built)
     ]
-    data = grey_rows(rows)
     if models == 1:
-        return first_step(lambda: InMemory(step, data, batch_size=batch_size), states[0])
+        return prepare_loop(step, states[0], batch_size, rows)
+    sizes = {"batch_size": batch_size, "block_steps": choose_block_steps(MOST), "num_runs": models}
     return first_step(
-        lambda: ManyInMemory(lambda _: step, {}, data, batch_size=batch_size, num_runs=models),
-        stack(states),
+        lambda: ManyInMemory(lambda _: step, {}, grey_rows(rows), **sizes), stack(states)
     )

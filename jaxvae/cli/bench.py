@@ -21,7 +21,7 @@ from jaxvae.cli.bench_checks import checked
 from jaxvae.cli.bench_readme import table
 from jaxvae.cli.bench_tables import print_changes, print_found
 from jaxvae.cli.commands import Bench
-from jaxvae.runs.watch import signals
+from jaxvae.runs.stop import signals
 from jaxvae.types import InputError
 
 SECONDS_A_ROUND = {"default": 1.0, "device": 0.25}
