@@ -19,8 +19,8 @@ from jaxvae.training import InMemory, Streamed, loop, make_feed
 from tests.devices.support import data_mesh, leaves, rejected, run_checks, same, start, train
 
 jax.config.update("jax_default_matmul_precision", "highest")
-ADAM = optax.adam(1e-3)
-STEP = jv.training.make_step(jv.elbo, ADAM)
+SGD = optax.sgd(0.05)  # Adam would turn a rounding of a gradient near 0 into a step
+STEP = jv.training.make_step(jv.elbo, SGD)
 MODEL = jv.models.vae(jax.random.key(0), (6,), latent_dim=2, hidden=(8,))
 XS = jax.random.bernoulli(jax.random.key(1), 0.4, (13, 6)).astype(jnp.float32)
 
@@ -35,17 +35,17 @@ def same_bits(found, expected):
 
 def check_that_pmap_and_shard_on_one_device_are_jit():
     batch = {"x": XS, "weight": jnp.linspace(0.5, 2.0, len(XS))}
-    expected = train(jax.jit(STEP), start(MODEL, ADAM), batch, 20)
+    expected = train(jax.jit(STEP), start(MODEL, SGD), batch, 20)
     ways = jv.parallel.pmap(STEP, devices=1), jv.parallel.shard(STEP, data_mesh(1))
     for step in ways:
-        same(train(step, start(MODEL, ADAM), batch, 20), expected)
-    twin = jv.training.make_step(jv.elbo, optax.adam(1.001e-3))
-    rejected(same, train(jax.jit(twin), start(MODEL, ADAM), batch, 20), expected)
+        same(train(step, start(MODEL, SGD), batch, 20), expected)
+    twin = jv.training.make_step(jv.elbo, optax.sgd(0.0501))
+    rejected(same, train(jax.jit(twin), start(MODEL, SGD), batch, 20), expected)
 
 
 def stages(feed, seed=7):
     """States and metrics at three evaluations, across the ends of epochs of 10 steps."""
-    state = jv.training.init(jax.random.key(seed), MODEL, ADAM)
+    state = jv.training.init(jax.random.key(seed), MODEL, SGD)
     found = []
     for stage in loop.stages(state, feed, total_steps=25, eval_every_steps=9):
         metrics = {name: float(value) for name, value in stage.metrics.items()}
@@ -95,7 +95,7 @@ def bytes_of(num_samples, **options):
 
 def hold_memory(few, many):
     print(f"    {few:,} bytes, {many:,} bytes")
-    assert 0 < many < 1.25 * few
+    assert 0 < many < few + 2**20
 
 
 def check_that_memory_is_flat_in_k():
