@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.bench.blocks import LONGEST
 from jaxvae.bench.turns import Run
 from jaxvae.data import Dataset
 from jaxvae.data.dataset import SUPPORTS
+from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import Feed, InMemory
 from jaxvae.training.step import Step, TrainState
 
@@ -22,11 +24,11 @@ SHAPE = (28, 28)
 
 
 class Loop(NamedTuple):
-    """A loop that has taken its first step."""
+    """A loop that has taken its first block of steps."""
 
     run: Run
     compile_s: float
-    """Until that step was taken: tracing, compiling and placing the rows, seconds."""
+    """Until that was taken: tracing, compiling and placing the rows, seconds."""
 
 
 @cache
@@ -57,14 +59,15 @@ class Driver:
         self.metrics, self.step = feed.no_metrics(state), int(state.step)
 
     def run(self, steps: int) -> int:
-        """So many steps more, neither more nor fewer."""
-        end = self.step + steps
+        """So many steps more, rounded up to whole blocks."""
+        begin, block = self.step, self.feed.block_steps
+        end = begin + -(-steps // block) * block
         while self.step < end:
-            count = min(end - self.step, self.feed.longest(self.step) or steps)
+            count = min(end - self.step, self.feed.longest(self.step))
             self.state, self.metrics = self.feed.run(self.state, self.metrics, self.step, count)
             self.step += count
         jax.block_until_ready((self.state, self.metrics))
-        return steps
+        return end - begin
 
 
 def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> Loop:
@@ -76,11 +79,19 @@ def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> L
         batch_size: examples a step.
         rows: how many the data set has.
     """
-    return first_step(lambda: InMemory(step, grey_rows(rows), batch_size=batch_size), state)
+    data, block = grey_rows(rows), block_steps()
+    return first_block(
+        lambda: InMemory(step, data, batch_size=batch_size, block_steps=block), state
+    )
 
 
-def first_step(feed: Callable[[], Feed], state: TrainState) -> Loop:
-    """Make the feed and take a step."""
+def block_steps() -> int:
+    """The steps in a block of a run, where evaluations lie far enough apart."""
+    return choose_block_steps(0, LONGEST)
+
+
+def first_block(feed: Callable[[], Feed], state: TrainState) -> Loop:
+    """Make the feed and take a block of steps."""
     begin = time.perf_counter()
     driver = Driver(feed(), state)
     driver.run(1)
