@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.bench.blocks import LONGEST
 from jaxvae.bench.turns import Run
 from jaxvae.data import Dataset
 from jaxvae.data.dataset import SUPPORTS
-from jaxvae.training.blocks import MOST, choose_block_steps
+from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import Feed, InMemory
 from jaxvae.training.step import Step, TrainState
 
@@ -23,11 +24,11 @@ SHAPE = (28, 28)
 
 
 class Loop(NamedTuple):
-    """A loop that has taken its first steps."""
+    """A loop that has taken its first block of steps."""
 
     run: Run
     compile_s: float
-    """Until these were taken: tracing, compiling and placing the rows, seconds."""
+    """Until that was taken: tracing, compiling and placing the rows, seconds."""
 
 
 @cache
@@ -46,7 +47,7 @@ def grey_rows(rows: int) -> Dataset:
 
 
 class Driver:
-    """Steps of a feed in the dispatches that it allows, of which none is waited for but the last.
+    """Steps of a feed as training deals them out: no dispatch is longer than the feed allows, none is waited for but the last.
 
     Args:
         feed: of one model, or of several.
@@ -58,16 +59,15 @@ class Driver:
         self.metrics, self.step = feed.no_metrics(state), int(state.step)
 
     def run(self, steps: int) -> int:
-        """So many steps more, in whole blocks; return how many these are."""
-        block = self.feed.block_steps
-        steps = -(-steps // block) * block
-        end = self.step + steps
+        """So many steps more, rounded up to whole blocks."""
+        begin, block = self.step, self.feed.block_steps
+        end = begin + -(-steps // block) * block
         while self.step < end:
             count = min(end - self.step, self.feed.longest(self.step))
             self.state, self.metrics = self.feed.run(self.state, self.metrics, self.step, count)
             self.step += count
         jax.block_until_ready((self.state, self.metrics))
-        return steps
+        return end - begin
 
 
 def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> Loop:
@@ -79,11 +79,18 @@ def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> L
         batch_size: examples a step.
         rows: how many the data set has.
     """
-    sizes = {"batch_size": batch_size, "block_steps": choose_block_steps(MOST)}
-    return first_step(lambda: InMemory(step, grey_rows(rows), **sizes), state)
+    data, block = grey_rows(rows), block_steps()
+    return first_block(
+        lambda: InMemory(step, data, batch_size=batch_size, block_steps=block), state
+    )
 
 
-def first_step(feed: Callable[[], Feed], state: TrainState) -> Loop:
+def block_steps() -> int:
+    """The steps in a block of a run, where evaluations lie far enough apart."""
+    return choose_block_steps(0, LONGEST)
+
+
+def first_block(feed: Callable[[], Feed], state: TrainState) -> Loop:
     """Make the feed and take a block of steps."""
     begin = time.perf_counter()
     driver = Driver(feed(), state)

@@ -9,11 +9,11 @@ import optax
 
 from jaxvae.bench.checks import require_usable
 from jaxvae.bench.deadline import Deadline
-from jaxvae.bench.loops import first_step, grey_rows, prepare_loop
+from jaxvae.bench.loops import block_steps, first_block, grey_rows
 from jaxvae.bench.turns import Run, in_turn, spread
 from jaxvae.bench.workloads import LAYERS, ROWS, WORKLOADS
 from jaxvae.networks import Precision, with_precision
-from jaxvae.training.blocks import MOST, choose_block_steps
+from jaxvae.training.feeds import InMemory
 from jaxvae.training.many import ManyInMemory, stack
 from jaxvae.training.step import init, make_step
 from jaxvae.types import require_positive
@@ -91,7 +91,7 @@ def seeds(
 def feed_run(
     workload: str, batch_size: int, models: int, precision: Precision, rows: int
 ) -> tuple[Run, float]:
-    """Training steps of the library's own feed, of one model or of several at once, and the seconds of the first."""
+    """Training steps of the library's own feed, of one model or of several at once, and the seconds of the first block."""
     optimizer = optax.adam(1e-3)
     built = [LAYERS[workload].build(jax.random.key(i)) for i in range(models)]
     step = make_step(built[0][1], optimizer)
@@ -99,9 +99,10 @@ def feed_run(
         init(jax.random.key(models + i), with_precision(model, precision), optimizer)
         for i, (model, _) in enumerate(built)
     ]
+    data = grey_rows(rows)
+    sizes: Any = {"batch_size": batch_size, "block_steps": block_steps()}
     if models == 1:
-        return prepare_loop(step, states[0], batch_size, rows)
-    sizes = {"batch_size": batch_size, "block_steps": choose_block_steps(MOST), "num_runs": models}
-    return first_step(
-        lambda: ManyInMemory(lambda _: step, {}, grey_rows(rows), **sizes), stack(states)
+        return first_block(lambda: InMemory(step, data, **sizes), states[0])
+    return first_block(
+        lambda: ManyInMemory(lambda _: step, {}, data, **sizes, num_runs=models), stack(states)
     )

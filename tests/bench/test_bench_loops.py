@@ -11,7 +11,7 @@ import pytest
 import jaxvae as jv
 from jaxvae.bench import WORKLOADS
 from jaxvae.bench.blocks import LONGEST, block_of, in_blocks
-from jaxvae.bench.loops import SHAPE, Driver, grey_rows, prepare_loop
+from jaxvae.bench.loops import SHAPE, Driver, block_steps, grey_rows, prepare_loop
 from jaxvae.bench.workloads import LAYERS, Layers, draw_rows, training_job
 from jaxvae.training.feeds import InMemory
 
@@ -36,17 +36,17 @@ def equal(some, others):
 
 
 def test_what_is_timed_is_what_fit_does(training):
-    """Seven steps, over the end of an epoch of three: parameters to the bit, and the mean of the metrics."""
+    """Three blocks of eight steps, over the ends of epochs of three: parameters to the bit, and the mean of the metrics."""
     step, state = training
-    loop = prepare_loop(step, state, BATCH_SIZE, ROWS)  # it has taken the first
+    loop = prepare_loop(step, state, BATCH_SIZE, ROWS)  # it has taken the first block
     driver = loop.run.__self__
-    assert (driver.step, loop.run(4), loop.run(2), driver.step) == (1, 4, 2, 7)
-    assert float(driver.metrics.count) == 7 * BATCH_SIZE
+    assert (driver.step, loop.run(9), driver.step) == (8, 16, 24)
+    assert float(driver.metrics.count) == 24 * BATCH_SIZE
     fit = partial(jv.training.fit, state, step, grey_rows(ROWS), batch_size=BATCH_SIZE)
-    fitted, (record,) = fit(total_steps=7, eval_every_steps=7)
+    fitted, (record,) = fit(total_steps=24, eval_every_steps=24)
     assert equal(parameters(driver.state), parameters(fitted))
     assert float(driver.metrics["loss"]) == pytest.approx(record["train"]["loss"], rel=1e-6)
-    shorter, _ = fit(total_steps=6)  # the twin that loses a step
+    shorter, _ = fit(total_steps=16)  # the twin that loses a block
     assert not equal(parameters(driver.state), parameters(shorter))
 
 
@@ -54,7 +54,7 @@ class AtMost(InMemory):
     """A feed that takes few steps in a dispatch, and says how many each had."""
 
     def longest(self, step):
-        return 3 - step % 3
+        return 6 - step % 6
 
     def run(self, state, metrics, step, count):
         self.dealt = [*getattr(self, "dealt", []), (step, count)]
@@ -64,12 +64,13 @@ class AtMost(InMemory):
 
 def test_no_dispatch_is_longer_than_the_feed_allows(training):
     step, state = training
-    driver = Driver(AtMost(step, grey_rows(ROWS), batch_size=BATCH_SIZE), state)
-    assert driver.run(5) == 5
-    assert driver.run(3) == 3
-    assert driver.feed.dealt == [(0, 3), (3, 2), (5, 1), (6, 2)]
-    plain = Driver(InMemory(step, grey_rows(ROWS), batch_size=BATCH_SIZE), state)
-    plain.run(8)
+    sizes = {"batch_size": BATCH_SIZE, "block_steps": 2}
+    driver = Driver(AtMost(step, grey_rows(ROWS), **sizes), state)
+    assert driver.run(9) == 10  # whole blocks
+    assert driver.run(6) == 6
+    assert driver.feed.dealt == [(0, 6), (6, 4), (10, 2), (12, 4)]
+    plain = Driver(InMemory(step, grey_rows(ROWS), **sizes), state)
+    plain.run(16)
     assert equal(parameters(driver.state), parameters(plain.state))
 
 
@@ -107,7 +108,7 @@ def test_the_bare_step_takes_whole_blocks():
     job = training_job(model, objective, BATCH_SIZE, rows)
     assert job.run(1) == LONGEST
     assert job.run(LONGEST + 1) == 2 * LONGEST
-    assert job.loop().run(1) == 1
+    assert job.loop().run(1) == block_steps() == 8  # on a CPU, as in a run
 
 
 def test_blocks():
