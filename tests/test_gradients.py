@@ -266,6 +266,7 @@ def test_the_value_is_that_of_the_pathwise_estimator(objective):
 # Reparameterised estimators on the linear-Gaussian model.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg", "score"])
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_elbo_of_a_linear_gaussian(gradient, num_samples):
@@ -367,9 +368,8 @@ def test_chunks_change_nothing(gradient):
         return jax.value_and_grad(value)(model)
 
     whole = flat(both(jax.random.key(0), chunk_size=None))
-    for size in (1, 3):  # one by one, and with a last chunk that is not full
-        parts = flat(both(jax.random.key(0), chunk_size=size))
-        np.testing.assert_allclose(parts, whole, rtol=2e-5, atol=2e-6, err_msg=str(size))
+    parts = flat(both(jax.random.key(0), chunk_size=3))  # the last chunk is not full
+    np.testing.assert_allclose(parts, whole, rtol=2e-5, atol=2e-6)
 
 
 # Weights of the penalty.
