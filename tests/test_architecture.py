@@ -18,6 +18,7 @@ PACKAGE = Path(jaxvae.__file__).parent
 
 ORDER = [
     "types",
+    "compiling",
     "placement",
     "hosts",
     "distributions",

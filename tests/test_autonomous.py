@@ -374,6 +374,7 @@ def test_supervised_latents_is_the_cross_entropy_and_stops_at_the_target():
     assert through == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [

@@ -81,7 +81,7 @@ def test_prior_and_posterior_are_what_they_declare():
     np.testing.assert_allclose(q.variance, np.logaddexp(0, output[3:]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS[1:])  # the first is in the table of contracts
 def test_every_parameter_gets_a_gradient(likelihood):
     model = count_vae(likelihood=likelihood)
     gradient = jax.jit(jax.grad(lambda m: jv.elbo(jax.random.key(1), m, X).bound))(model)

@@ -199,6 +199,7 @@ def posterior(flows, size):
     return dist.TransformedDistribution(base, flows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_density_in_one_dimension_integrates_to_one_and_samples_follow_it(name):
     q = posterior([make(name, 1, gain=1.0), make(name, 1)], 1)

@@ -165,6 +165,7 @@ def test_principal_axes_keep_the_likelihood_and_make_the_encoder_exact():
     np.testing.assert_allclose(jnp.abs(principal.weight[...]), jnp.abs(best.weight[...]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_linear_vae_reaches_the_maximum_by_gradient():
     xs = iris()
     start = jv.models.ppca(jax.random.key(0), (4,), latent_dim=2)

@@ -70,6 +70,7 @@ def test_a_likelihood_with_one_hot_features_has_more_channels():
     np.testing.assert_allclose(probabilities[2], rest, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_digits():
     """From log 2 a pixel to well below the entropy of independent pixels, in 150 steps."""
     data = jv.data.load("digits", binarize="threshold")

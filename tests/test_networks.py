@@ -183,6 +183,7 @@ def test_the_widths_of_residual_blocks():
     assert len(layers) == len(shapes) + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "gated", "residual"])
 def test_a_vae_of_every_network(network):
     options = {"latent_dim": 2, "hidden": (5, 3), "network": network}

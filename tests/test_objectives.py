@@ -161,6 +161,7 @@ def test_mean_gradient_of_iwae_of_one_sample_is_that_of_the_elbo():
     check_gradient(partial(jv.iwae, num_samples=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "twin",
     [
@@ -192,6 +193,7 @@ def test_mean_of_iwae_of_two_is_the_integral():
     check_iwae_of_two(jv.iwae)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "twin",
     [

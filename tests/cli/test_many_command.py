@@ -12,6 +12,7 @@ OPTIONS = (
 ).split()
 
 
+@pytest.mark.slow
 def test_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["train", *OPTIONS, "--seeds", "2"])

@@ -1,7 +1,8 @@
 """Where the minutes go: processor seconds of every test, and a table of the files that take most.
 
     python -m pytest --minutes minutes.jsonl
-    python -m tests.support.minutes minutes.jsonl
+    python -m tests.support.minutes minutes.jsonl            # prints it
+    python -m tests.support.minutes minutes.jsonl --write    # puts it into CONTRIBUTING.md
 
 Processor time, that of processes which a test starts and waits for included, because it does not
 depend on what else the machine does.
@@ -9,6 +10,7 @@ depend on what else the machine does.
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 
 REST = "(starting, importing, collecting)"
 SHOWN = 15
+PLACE = re.compile(r"(<!-- minutes -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 
 def spent() -> float:
@@ -83,5 +87,18 @@ def table(lines: list[str]) -> str:
     return head + "\n".join(f"| {name} | {n} | {taken / 60:.1f} |" for name, n, taken in rows)
 
 
+def main(path: str, *options: str) -> None:
+    """Print the table, or write it into its place."""
+    made = table(Path(path).read_text().splitlines())
+    if "--write" not in options:
+        print(made)
+        return
+    text, places = PLACE.subn(
+        lambda found: f"{found[1]}{made}\n{found[3]}", CONTRIBUTING.read_text()
+    )
+    assert places == 1, "CONTRIBUTING.md has no place for the table"
+    CONTRIBUTING.write_text(text)
+
+
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1]).read_text().splitlines()))
+    main(*sys.argv[1:])

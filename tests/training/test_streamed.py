@@ -406,6 +406,7 @@ def config(folder, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_numbers_of_a_run_in_memory(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train_runs, "evaluate", lambda *_, **__: {})  # of the test split, in memory
     metrics = []
@@ -437,6 +438,7 @@ def test_models_that_start_from_data_see_evenly_spaced_rows(folder, monkeypatch)
 # Several devices.
 
 
+@pytest.mark.slow
 def test_on_eight_devices():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
