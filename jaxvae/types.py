@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
 PRNGKey: TypeAlias = Key[Array, ""]
 """One typed key, made by `jax.random.key(seed)`."""
 
-Batch: TypeAlias = Array | Mapping[str, Array]
+Batch: TypeAlias = Array | np.ndarray | Mapping[str, Array] | Mapping[str, np.ndarray]
 """`[B, *event]`, or a mapping with `x` and, where there are any, `label` [B], `mask` [B] or [B, *event],
 `index` [B] and `weight` [B]; see `jaxvae.batching.unpack`."""
 

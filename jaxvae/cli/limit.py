@@ -15,7 +15,7 @@ from jaxvae.cli.commands import Train
 from jaxvae.runs.folder import default_name
 from jaxvae.runs.stop import TIME_IS_UP, require_minutes
 
-LAST_S = 0.5
+LAST_S = 1.0
 """Seconds before the end at which nobody waits any longer."""
 
 

@@ -1,5 +1,6 @@
 """Entry point: parse, run, and turn what the user can mend into one line and exit status 2."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.compare import compare
 from jaxvae.runs.evaluate import evaluate
 from jaxvae.runs.folder import default_name, writing
-from jaxvae.runs.stop import Interrupted
+from jaxvae.runs.stop import TIME_IS_UP, Interrupted
 from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
 from jaxvae.runs.train import load_model, resume, train
 from jaxvae.runs.watch import Reporter
@@ -57,7 +58,9 @@ def main(args: Sequence[str] | None = None) -> None:
         terminal.close()
         if hosts.is_first():
             again = f"go on with `jaxvae train --resume {stop.path}`"
-            print(f"{stop}, and saved; {again}", file=sys.stderr)
+            print(f"{stop}, and saved; {again}", file=sys.stderr, flush=True)
+        if args is None and stop.status == TIME_IS_UP:
+            os._exit(stop.status)  # an orderly exit can take longer than is left
         sys.exit(stop.status)
     except KeyboardInterrupt:
         terminal.close()

@@ -60,14 +60,14 @@ class Deadline:
 
     def __init__(self, max_minutes: float | None):
         require_minutes(max_minutes)
-        self._looked = time.monotonic()
-        self._end = math.inf if max_minutes is None else self._looked + 60 * max_minutes
+        self._end = time.monotonic() + (math.inf if max_minutes is None else 60 * max_minutes)
+        self._looked: float | None = None
         self._longest = 0.0
 
     def is_near(self) -> bool:
         """Whether it is time to save and leave; to be asked often."""
         now = time.monotonic()
-        self._longest = max(self._longest, now - self._looked)
+        self._longest = max(self._longest, 0.0 if self._looked is None else now - self._looked)
         self._looked = now
         return now + self._longest + MARGIN_S > self._end
 
