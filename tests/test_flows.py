@@ -240,6 +240,7 @@ def _cross(a, b):
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_density_in_two_dimensions_integrates_to_one_and_samples_follow_it(name):
     flow = make(name, 2, gain=1.0)
