@@ -63,20 +63,19 @@ def unpack(batch: Batch) -> Examples:
     Raises:
         InputError: an entry is missing, unknown, or of another shape or type.
     """
-    if not isinstance(batch, Mapping):
-        batch = {"x": batch}
-    if unknown := set(batch) - {"x", "label", "mask", "index", "weight"}:
+    entries: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {"x": batch}
+    if unknown := set(entries) - {"x", "label", "mask", "index", "weight"}:
         raise InputError(
             "batch: expected the entries x, label, mask, index and weight, "
             f"got also {sorted(unknown)}"
         )
-    if "x" not in batch:
-        raise InputError(f"batch: expected an entry x, got {sorted(batch)}")
-    x = jnp.asarray(batch["x"])
+    if "x" not in entries:
+        raise InputError(f"batch: expected an entry x, got {sorted(entries)}")
+    x = jnp.asarray(entries["x"])
     if x.ndim < 2 or x.shape[0] == 0:
         raise InputError(f"batch: expected x of shape [B, *event] with B >= 1, got {x.shape}")
-    each = {name: batch.get(name) for name in ("index", "label", "weight")}
-    mask = batch.get("mask")
+    each = {name: entries.get(name) for name in ("index", "label", "weight")}
+    mask = entries.get("mask")
     if mask is not None and jnp.ndim(mask) == 1:
         each["mask"], mask = mask, None
     for name, entry in each.items():

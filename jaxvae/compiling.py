@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 
-def jit_quickly(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit` with about half its seconds of compiling, for a call that no other jit encloses.
 
     On a CPU LLVM works at the first of its levels. Products are library calls and XLA lays out the loops
@@ -22,7 +22,7 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Callable[..., A
     def call(*args: Any) -> Any:
         return compiled()(*args)
 
-    call.lower = lambda *args: compiled().lower(*args)  # type: ignore[attr-defined]
+    setattr(call, "lower", lambda *args: compiled().lower(*args))  # noqa: B010
     return call
 
 

@@ -43,13 +43,14 @@ def in_time(command: Any, begun: float) -> Iterator[Any]:
     Raises:
         InputError: the minutes are not a positive number.
     """
-    if not isinstance(command, Train) or command.max_minutes is None:
+    minutes = command.max_minutes if isinstance(command, Train) else None
+    if minutes is None:
         yield command
         return
-    require_minutes(command.max_minutes)
+    require_minutes(minutes)
     if command.resume is None and command.name is None:
         command = dataclasses.replace(command, name=default_name(command.config))
-    left_s = max(60 * command.max_minutes - (time.monotonic() - begun), 1e-3)
+    left_s = max(60 * minutes - (time.monotonic() - begun), 1e-3)
     timer = threading.Timer(left_s - LAST_S, _end, [_path(command)])
     timer.daemon = True
     timer.start()

@@ -323,6 +323,7 @@ def test_the_suite_for_a_device(monkeypatch):
     assert record["left_out"] == []
 
 
+@pytest.mark.slow
 def test_start_up_is_timed_and_ended_in_time(monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     found = start_up(["--total-steps", "20"])

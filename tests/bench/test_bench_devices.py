@@ -57,6 +57,7 @@ def test_speed_up_over_devices_of_known_speed(clock, monkeypatch):
     assert set(fixed["left_out"] + growing["left_out"]) <= set(said)
 
 
+@pytest.mark.slow
 def test_ways_really_run(monkeypatch, capsys):
     monkeypatch.setitem(LAYERS, "iwae50", Layers(6, 2, 3))
     timing = {"rounds": 2, "seconds_a_round": 0.001}

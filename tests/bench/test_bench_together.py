@@ -51,6 +51,7 @@ def small(monkeypatch):
     monkeypatch.setitem(LAYERS, "iwae50", Layers(6, 2, 3))
 
 
+@pytest.mark.slow
 def test_models_together_really_run(small, capsys):
     timing = {"rounds": 2, "seconds_a_round": 0.001, "precision": "bfloat16"}
     found = seeds(["iwae50"], **timing, models=(2,), batch_size=4, rows=30)
