@@ -15,7 +15,7 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
     """
 
     @cache
-    def compiled() -> Callable[..., Any]:  # at the first call: asking for the backend starts it
+    def compiled() -> Any:  # at the first call: asking for the backend starts it
         return jax.jit(function, compiler_options=_options(), **options)
 
     @wraps(function)
