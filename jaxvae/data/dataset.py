@@ -15,6 +15,7 @@ from numpyro.distributions import constraints
 
 from jaxvae.data.on_disk import OnDisk
 from jaxvae.data.scan import evenly
+from jaxvae.data.uniform import uniform
 from jaxvae.types import InputError, PRNGKey, require_key
 
 BINARIZE: Mapping[str, str] = {
@@ -220,7 +221,9 @@ def observed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     """Bits with probabilities x: `uniform(key) < x`, so 0 is never and 1 is always drawn."""
-    return (jax.random.uniform(key, x.shape, jnp.float32) < x).astype(jnp.float32)
+    bits = (uniform(key, x.shape) < x).astype(jnp.float32)
+    # Drawn once: XLA would fuse the draw into all that uses it, K times in an IWAE.
+    return jax.lax.optimization_barrier(bits)
 
 
 def spread(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:

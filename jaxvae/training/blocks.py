@@ -7,6 +7,8 @@ only the number of blocks is an array, which lets one program serve every count.
 
 import math
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -38,7 +40,27 @@ def repeat_blocks(one: Callable[[T], T], carry: T, blocks: Int[Array, ""], block
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     """A dispatch, compiled: state and metrics, its first arguments, are donated."""
-    return jax.jit(run, donate_argnums=(0, 1))
+    return jax.jit(run, donate_argnums=(0, 1), compiler_options=compiler_options())
+
+
+@cache
+def compiler_options() -> dict[str, Any]:
+    """What XLA is asked to do otherwise in a training program than by itself.
+
+    On CPUs that have vectors of 512 bits it prefers 256; the whole width takes 0.96 to 0.97 of the time of a
+    step of `vae` and `iwae50` (paired rounds on a Xeon).
+    """
+    if jax.default_backend() != "cpu" or not has_wide_vectors():
+        return {}
+    return {"xla_cpu_prefer_vector_width": 512}
+
+
+def has_wide_vectors() -> bool:
+    """Whether the processor of this machine has AVX-512; no, where the system does not say."""
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def choose_block_steps(*steps: int, most: int | None = None) -> int:
