@@ -5,10 +5,11 @@ from functools import cache, wraps
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 
 def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` with about half its seconds of compiling, for a call that no other jit encloses.
+    """`jax.jit` with about half its seconds of compiling; inside of another program, which has options of its own, `jax.jit`.
 
     On a CPU LLVM works at the first of its levels. Products are library calls and XLA lays out the loops
     itself, so evaluation takes as long and gives the same bits; a training loop is left as it is.
@@ -18,9 +19,12 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
     def compiled() -> Any:  # at the first call: asking for the backend starts it
         return jax.jit(function, compiler_options=_options(), **options)
 
+    within = jax.jit(function, **options)
+
     @wraps(function)
     def call(*args: Any) -> Any:
-        return compiled()(*args)
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
+        return within(*args) if traced else compiled()(*args)
 
     setattr(call, "lower", lambda *args: compiled().lower(*args))  # noqa: B010
     return call

@@ -335,7 +335,7 @@ def test_one_compilation_serves_every_count_and_no_transfer_is_implied():
 def check_no_callback(step):
     """On a CPU a guard does not see reads, so the program itself is searched."""
     run, *inputs = make_inputs(step)
-    program = jax.make_jaxpr(run)(*inputs, jnp.int32(1))
+    program = run.trace(*inputs, jnp.int32(1)).jaxpr
     assert not program.effects
     assert "callback" not in str(program)
 
