@@ -102,14 +102,15 @@ class InMemory:
         require_batch(batch_size, size := len(rows["x"]))
         self.block_steps = block_steps
         self.rows: Rows = on(mesh, rows)
+        self._on_device = jax.device_put if mesh is None else partial(on, mesh)
         layout: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
-        self.epochs = Epochs(size, batch_size, block_steps, make_orders(size, **layout))
+        draw = make_orders(size, on_device=self._on_device, **layout)
+        self.epochs = Epochs(size, batch_size, block_steps, draw)
         self._no_metrics = partial(no_metrics, step, dataset=dataset, batch_size=batch_size)
         run = make_run(
             step, dataset.observe, batch_size=batch_size, block_steps=block_steps, mesh=mesh
         )
         self._run = compiled(run)
-        self._on_device = jax.device_put if mesh is None else partial(on, mesh)
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples; nothing is computed."""
@@ -124,7 +125,7 @@ class InMemory:
     ) -> tuple[TrainState, Metrics]:
         """`count` steps; the orders of their epochs are drawn before, where they are not there yet."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        orders = self.epochs.orders(state.key, step)
+        orders = self.epochs.orders(state.key, step, count)
         blocks = self._on_device(np.int32(count // self.block_steps))
         return self._run(state, metrics, orders, self.rows, blocks)
 
@@ -133,7 +134,8 @@ class Epochs:
     """The orders of the epochs that are near, on the device: each is drawn once, as a run goes on.
 
     A window is W consecutive epochs, the first a multiple of W: at least a block of steps and, of small
-    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next.
+    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next, as long
+    as each call goes on where the last one ended: another run begins anew.
 
     Args:
         size: N, the number of training rows.
@@ -156,6 +158,7 @@ class Epochs:
         self.window = max(at_least, WINDOW_ROWS // (size * num_runs), 1)
         self._block_steps, self._draw = block_steps, draw
         self._drawn: dict[int, Array] = {}
+        self._next = 0
 
     def longest(self, step: int) -> int:
         """How many steps there are to the end of the next window, in whole blocks."""
@@ -163,16 +166,19 @@ class Epochs:
         left = (step // window_steps + 2) * window_steps - step
         return left // self._block_steps * self._block_steps
 
-    def orders(self, key: PRNGKey, step: int) -> tuple[Array, Array]:
+    def orders(self, key: PRNGKey, step: int, count: int) -> tuple[Array, Array]:
         """The orders of the window that this step is in, and of the next.
 
         Args:
-            key: of the run, or keys [R] of runs; always that of the first call.
+            key: of the run, or keys [R] of runs.
             step: any step from 0 on.
+            count: how many steps are taken from it on, at most `longest(step)`.
         """
         current = step // (self.window * self.steps_per_epoch)
+        drawn = self._drawn if step == self._next else {}
+        self._next = step + count
         self._drawn = {
-            w: self._drawn[w] if w in self._drawn else self._draw(key, w * self.window, self.window)
+            w: drawn[w] if w in drawn else self._draw(key, w * self.window, self.window)
             for w in (current, current + 1)
         }
         return self._drawn[current], self._drawn[current + 1]
@@ -184,13 +190,17 @@ def on(mesh: Mesh | None, tree: Any) -> Any:
 
 
 def make_orders(
-    size: int, over: Callable[[Any], Any] = lambda draw: draw, **options: Any
+    size: int,
+    over: Callable[[Any], Any] = lambda draw: draw,
+    on_device: Callable[[Any], Array] = jax.device_put,
+    **options: Any,
 ) -> Callable[..., Int[Array, "W N"]]:
     """Compile `draw(key, first, W)`: the orders of epochs `first` to `first + W - 1`.
 
     Args:
         size: N, the number of training rows.
         over: maps `(key, first) -> [W, N]` over runs, where there are many.
+        on_device: puts a number on the devices.
         options: of `jax.jit`.
     """
 
@@ -202,7 +212,7 @@ def make_orders(
 
         return over(of_run)(key, first)
 
-    return lambda key, first, window: draw(key, np.int32(first), window)
+    return lambda key, first, window: draw(key, on_device(np.int32(first)), window)
 
 
 def make_run(

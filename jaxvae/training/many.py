@@ -177,7 +177,7 @@ class ManyInMemory:
     ) -> tuple[TrainState, Metrics]:
         """`count` steps of every run."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        orders = self.epochs.orders(state.key, step)
+        orders = self.epochs.orders(state.key, step, count)
         blocks = jax.device_put(np.int32(count // self.block_steps))
         return self._run(state, metrics, orders, self.rows, self.own, blocks)
 

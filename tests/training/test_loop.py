@@ -315,7 +315,7 @@ def make_inputs(step=STEP, block_steps=1):
         ),
         state,
         feeds.no_metrics(step, state, dataset=dataset, batch_size=3),
-        epochs.orders(state.key, 0),
+        epochs.orders(state.key, 0, 1),
         {"x": jnp.asarray(dataset.splits["train"]["x"])},
     )
 
@@ -330,6 +330,31 @@ def test_one_compilation_serves_every_count_and_no_transfer_is_implied():
     assert int(state.step) == 16
     assert float(metrics.count) == 48
     assert run._cache_size() <= 1  # 0 where a long session has evicted it
+
+
+def test_nothing_passes_between_host_and_device_around_dispatches(monkeypatch):
+    """But the numbers of blocks and of windows of epochs, which are put there on purpose."""
+    monkeypatch.setattr(feeds, "WINDOW_ROWS", 20)
+    feed, state = InMemory(STEP, data(), batch_size=3, block_steps=2), start()
+    state, metrics = feed.run(jax.tree.map(jnp.copy, state), feed.no_metrics(state), 0, 2)
+    with jax.transfer_guard("disallow"):
+        for step in range(2, 30, 4):
+            state, metrics = feed.run(state, metrics, step, 4)
+    assert int(state.step) == 30
+
+
+def test_a_feed_serves_one_run_after_another():
+    feed = InMemory(STEP, data(), batch_size=3)
+    for seed in (0, 1):
+        (stage,) = loop.stages(start(seed), feed, total_steps=7, eval_every_steps=7)
+        assert bits(stage.state) == train(state=start(seed), total_steps=7)[-1][2]
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
+    assert not blocks.is_known("xla_no_such_option", 1)
+    for options in blocks.OPTIONS.values():
+        assert all(blocks.is_known(name, value) for name, value in options.items())
+    assert blocks.compiler_options() in ({}, blocks.OPTIONS["cpu"])
 
 
 def check_no_callback(step):
