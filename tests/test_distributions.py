@@ -1,4 +1,5 @@
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,7 @@ def frozen(family, loc, scale):
     return [family(m, s) for m, s in zip(loc, scale, strict=True)]
 
 
+@cache
 def cases():
     """name: (q, p, KL, entropy of q), the last two from quadrature, enumeration or algebra."""
     normal, laplace = (frozen(f, LOC, SCALE) for f in (stats.norm, stats.laplace))
