@@ -5,14 +5,16 @@ from functools import cache, wraps
 from typing import Any
 
 import jax
-from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
+
+NO_TRACE = get_opaque_trace_state(convention="nnx")
 
 
 def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit` with about half its seconds of compiling; inside of another program, which has options of its own, `jax.jit`.
 
     On a CPU LLVM works at the first of its levels. Products are library calls and XLA lays out the loops
-    itself, so evaluation takes as long and gives the same bits; a training loop is left as it is.
+    itself, so evaluation takes as long and gives the same numbers to rounding; a training loop is left as it is.
     """
 
     @cache
@@ -23,8 +25,8 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
 
     @wraps(function)
     def call(*args: Any) -> Any:
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
-        return within(*args) if traced else compiled()(*args)
+        alone = get_opaque_trace_state(convention="nnx") == NO_TRACE
+        return compiled()(*args) if alone else within(*args)
 
     setattr(call, "lower", lambda *args: compiled().lower(*args))  # noqa: B010
     return call

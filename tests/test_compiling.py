@@ -23,6 +23,8 @@ def check_goes_anywhere(make):
     for found in (square(x), jax.jit(square)(x), jax.vmap(square)(x), jax.lax.map(square, x)):
         np.testing.assert_array_equal(found, [0, 1, 4])
     assert jax.grad(square)(2.0) == 4
+    assert jax.jit(lambda y: y + square(2.0))(1.0) == 5
+    assert jax.eval_shape(lambda: square(2.0)).shape == ()
     assert "mul" in str(jax.make_jaxpr(square)(1.0)) or "pow" in str(jax.make_jaxpr(square)(1.0))
     assert square.lower(1.0).compile()(jnp.float32(3.0)) == 9
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from jaxvae.bench.blocks import block_of, in_blocks
 from jaxvae.bench.products import Product, flop_of
 from jaxvae.bench.turns import Run
+from jaxvae.training.blocks import compiler_options
 
 Pair: TypeAlias = tuple[Array, Array]
 
@@ -29,7 +30,7 @@ def compile_alone(products: Counter[Product], key: Array) -> Run:
     rights, pairs = jax.jit(partial(inputs, products))(key)
     block = block_of(flop_of(products))
 
-    @partial(jax.jit, donate_argnums=1)
+    @partial(jax.jit, donate_argnums=1, compiler_options=compiler_options())
     def compute(rights: list[Array], pairs: list[Pair]) -> list[Pair]:
         return jax.lax.fori_loop(0, block, lambda _, p: once(products, rights, p), pairs)
 

@@ -21,6 +21,7 @@ from jaxvae.bench.workloads import LAYERS, WORKLOADS
 from jaxvae.networks import Precision, with_precision
 from jaxvae.parallel import pmap, shard
 from jaxvae.placement import put, replicated
+from jaxvae.training.blocks import compiler_options
 from jaxvae.training.step import Step, TrainState, init, make_step
 
 FIXED_BATCH_SIZE = 160
@@ -126,7 +127,7 @@ def sharded_run(rows: Array, batch_size: int, devices: int, precision: Precision
 
     block = block_of(flop_of(products_of(bare, state, rows[:batch_size])))
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def loop(state: TrainState, rows: Array) -> TrainState:
         def one(_: Array, state: TrainState) -> TrainState:
             start = state.step * batch_size % starts

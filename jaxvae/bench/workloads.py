@@ -22,6 +22,7 @@ from jaxvae.evaluation.likelihood import _log_likelihood
 from jaxvae.evaluation.streams import _batch
 from jaxvae.networks import Precision, with_precision
 from jaxvae.semi_supervised import semi_supervised
+from jaxvae.training.blocks import compiler_options
 from jaxvae.training.step import TrainState, init, make_step
 from jaxvae.types import Model, Objective, PRNGKey
 
@@ -84,7 +85,7 @@ def training_job(model: Model, objective: Objective, batch_size: int, rows: Arra
 
     carry = jax.tree.map(jnp.copy, first), jnp.zeros(())
     begin = time.perf_counter()
-    compiled = loop.lower(carry, rows).compile()
+    compiled = loop.lower(carry, rows).compile(compiler_options())
     compile_s = time.perf_counter() - begin
 
     def dispatch() -> Array:

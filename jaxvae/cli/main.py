@@ -79,7 +79,7 @@ def _train(command: Train, terminal: Terminal) -> None:
     if is_many_runs(command):
         many = train_many_runs(command, terminal)
         for run in many.runs().values():
-            if (run.path / "results.json").exists():
+            if (run.path / "results.json").exists() and not _is_reported(run):
                 _write_report(run)
         print(f"{time.perf_counter() - begin:.0f} s in all; a report in each folder of {many.path}")
         return
@@ -208,6 +208,12 @@ def _data(command: Data, _: Terminal) -> None:
         valid_size=command.valid_size,
     )
     print(data.describe(dataset))
+
+
+def _is_reported(run: RunFolder) -> bool:
+    """Whether there is a report of these results, from a call that was stopped."""
+    report, results = run.report_path, run.path / "results.json"
+    return report.exists() and report.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _write_report(run: RunFolder, which: str = "best") -> None:

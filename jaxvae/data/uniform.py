@@ -17,14 +17,14 @@ PARITY = 0x1BD11BDA
 
 
 def uniform(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Draw from the unit interval, 1 excluded: to the bit what `jax.random.uniform(key, shape)` draws.
+    """Draw float32 from the unit interval, 1 excluded: to the bit what `jax.random.uniform` draws.
 
     >>> key = jax.random.key(0)
     >>> bool(jnp.all(uniform(key, (2, 3)) == jax.random.uniform(key, (2, 3))))
     True
     """
     size = math.prod(shape)
-    usual = str(jax.random.key_impl(key)) == "threefry2x32"
+    usual = jnp.ndim(key) == 0 and str(jax.random.key_impl(key)) == "threefry2x32"
     if not (usual and jax.config.jax_threefry_partitionable and 0 < size < 2**32):
         return jax.random.uniform(key, shape, jnp.float32)
     bits = threefry_2x32(jax.random.key_data(key), size).reshape(shape)

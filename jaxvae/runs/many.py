@@ -90,7 +90,8 @@ def train_many(
         betas: the same.
         reporter: what to tell about progress, which is that of all: nats are means over runs.
         devices: how many may share the runs, each with as many as the others; all there are if None.
-        max_minutes: save and leave before so many have passed since the call; no limit if None.
+        max_minutes: save and leave before so many have passed since the call, as far as a look at the clock
+            after each dispatch can tell; no limit if None.
 
     Returns:
         The folder, with a finished run folder for each run, and the spread between them in `many.json`.

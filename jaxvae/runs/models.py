@@ -111,7 +111,8 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
     symbols = None
     if given.get("likelihood") == "categorical":
         symbols = _of_the_data("num_symbols", config.model, dataset)
-    options = tuple(sorted(given.items()))
+    fixed = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    options = tuple(sorted(fixed.items()))
     try:
         return _drawn(factory, tuple(dataset.event_shape), options, symbols, key)
     except jax.errors.ConcretizationTypeError:  # it looks at what it has drawn

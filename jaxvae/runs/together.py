@@ -236,6 +236,9 @@ class Together:
 
         for name in going:
             one, step = self.parts[name], folders[name].best()
+            if (done := self._done(name, step)) is not None:
+                results[name] = done
+                continue
             found = evaluate(
                 one,
                 restore_model(one, folders[name], "best"),
@@ -246,6 +249,14 @@ class Together:
             results[name] = {"checkpoint": "best", "step": step, **found}
             self.runs[name].write("results.json", results[name])
         return {name: results.get(name) for name in self.runs}
+
+    def _done(self, name: str, step: int | None) -> dict[str, Any] | None:
+        """What an earlier call that was stopped has found for a run already."""
+        if not (self.runs[name].path / "results.json").exists():
+            return None
+        found = self.runs[name].read("results.json")
+        wanted = step, self.config.test_num_samples
+        return found if (found["step"], found["log_likelihood_num_samples"]) == wanted else None
 
 
 def own_values(parts: Sequence[Parts]) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def train(
         path: the folder to make; that of process 0 where there are several.
         reporter: what to tell about progress.
         devices: how many take part in each step; all there are by default. The numbers do not depend on it.
-        max_minutes: save and leave before so many have passed since the call; no limit by default.
+        max_minutes: save and leave before so many have passed since the call, as far as a look at the clock
+            after each dispatch can tell; no limit by default.
 
     Returns:
         The run folder, with checkpoints, metrics and `results.json`.

@@ -111,6 +111,7 @@ class InMemory:
             step, dataset.observe, batch_size=batch_size, block_steps=block_steps, mesh=mesh
         )
         self._run = compiled(run)
+        self._key: PRNGKey | None = None
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples; nothing is computed."""
@@ -125,17 +126,20 @@ class InMemory:
     ) -> tuple[TrainState, Metrics]:
         """`count` steps; the orders of their epochs are drawn before, where they are not there yet."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        orders = self.epochs.orders(state.key, step, count)
+        if state.key is not self._key:  # not the array that the last dispatch gave: another run's
+            self.epochs.forget()
+        orders = self.epochs.orders(state.key, step)
         blocks = self._on_device(np.int32(count // self.block_steps))
-        return self._run(state, metrics, orders, self.rows, blocks)
+        state, metrics = self._run(state, metrics, orders, self.rows, blocks)
+        self._key = state.key
+        return state, metrics
 
 
 class Epochs:
     """The orders of the epochs that are near, on the device: each is drawn once, as a run goes on.
 
     A window is W consecutive epochs, the first a multiple of W: at least a block of steps and, of small
-    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next, as long
-    as each call goes on where the last one ended: another run begins anew.
+    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next.
 
     Args:
         size: N, the number of training rows.
@@ -158,7 +162,10 @@ class Epochs:
         self.window = max(at_least, WINDOW_ROWS // (size * num_runs), 1)
         self._block_steps, self._draw = block_steps, draw
         self._drawn: dict[int, Array] = {}
-        self._next = 0
+
+    def forget(self) -> None:
+        """Let go of the orders drawn so far, which are of another run's key."""
+        self._drawn = {}
 
     def longest(self, step: int) -> int:
         """How many steps there are to the end of the next window, in whole blocks."""
@@ -166,19 +173,16 @@ class Epochs:
         left = (step // window_steps + 2) * window_steps - step
         return left // self._block_steps * self._block_steps
 
-    def orders(self, key: PRNGKey, step: int, count: int) -> tuple[Array, Array]:
+    def orders(self, key: PRNGKey, step: int) -> tuple[Array, Array]:
         """The orders of the window that this step is in, and of the next.
 
         Args:
-            key: of the run, or keys [R] of runs.
+            key: of the run, or keys [R] of runs; that of the call before, unless all was forgotten.
             step: any step from 0 on.
-            count: how many steps are taken from it on, at most `longest(step)`.
         """
         current = step // (self.window * self.steps_per_epoch)
-        drawn = self._drawn if step == self._next else {}
-        self._next = step + count
         self._drawn = {
-            w: drawn[w] if w in drawn else self._draw(key, w * self.window, self.window)
+            w: self._drawn[w] if w in self._drawn else self._draw(key, w * self.window, self.window)
             for w in (current, current + 1)
         }
         return self._drawn[current], self._drawn[current + 1]

@@ -55,7 +55,7 @@ def stages(
 
     Args:
         state: from `init`, or restored.
-        feed: the batches and the step, such as `InMemory(step, dataset, batch_size=...)`.
+        feed: the batches and the step, such as `InMemory(step, dataset, batch_size=..., block_steps=choose_block_steps(...))`.
         total_steps: the step to end at.
         eval_every_steps: how many steps lie between two evaluations.
         gathered: what a restored run had gathered since its last evaluation.

@@ -153,6 +153,7 @@ class ManyInMemory:
             step_of, dataset, batch_size=batch_size, block_steps=block_steps, mesh=mesh
         )
         self._run = compiled(runs)
+        self._key: PRNGKey | None = None
 
     def no_metrics(self, state: TrainState) -> Metrics:
         """Metrics of no examples, of every run."""
@@ -177,9 +178,13 @@ class ManyInMemory:
     ) -> tuple[TrainState, Metrics]:
         """`count` steps of every run."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        orders = self.epochs.orders(state.key, step, count)
+        if state.key is not self._key:  # not the array that the last dispatch gave: other runs'
+            self.epochs.forget()
+        orders = self.epochs.orders(state.key, step)
         blocks = jax.device_put(np.int32(count // self.block_steps))
-        return self._run(state, metrics, orders, self.rows, self.own, blocks)
+        state, metrics = self._run(state, metrics, orders, self.rows, self.own, blocks)
+        self._key = state.key
+        return state, metrics
 
 
 def make_runs(

@@ -132,6 +132,7 @@ class Streamed:
         self._run = compiled(run)
         self._on_device = jax.device_put if mesh is None else partial(on, self._mesh)
         self._next = -1  # the step that continues what was run last
+        self._key: PRNGKey | None = None  # as the last dispatch gave it
         self._chunk: tuple[int, Chunk] | None = None
         self._chunks: Iterator[Chunk] | None = None
         self._stop: Callable[[], Any] = lambda: None
@@ -156,7 +157,9 @@ class Streamed:
             raise
         self._next = step + count
         blocks = self._on_device(np.int32(count // self.block_steps))
-        return self._run(state, metrics, chunk, blocks)
+        state, metrics = self._run(state, metrics, chunk, blocks)
+        self._key = state.key
+        return state, metrics
 
     def close(self) -> None:
         """Stop reading and let go of what was read; a later `run` begins anew."""
@@ -171,7 +174,7 @@ class Streamed:
 
     def _chunk_of(self, state: TrainState, step: int) -> Chunk:
         number = step // self._steps
-        if step != self._next:
+        if step != self._next or state.key is not self._key:
             self.close()
         chunks = self._chunks or self._opened(state.key, number)
         if self._chunk is None or self._chunk[0] != number:

@@ -1,6 +1,7 @@
 """Many runs at once: each is the single run of its configuration, and they go on together."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -75,6 +76,21 @@ def test_a_run_folder_is_that_of_a_single_run(finished, tmp_path):
     same_folders(run, single, rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         same_folders(finished.runs()["seed-3"], single, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_stopped_call_has_evaluated_is_not_evaluated_again(finished, tmp_path):
+    """Else a call with too few minutes for all runs would begin anew for ever."""
+    shutil.copytree(finished.path, tmp_path / "a")
+    runs = {name: tmp_path / "a" / name / "results.json" for name in finished.runs()}
+    runs["seed-3"].write_text(json.dumps({**json.loads(runs["seed-3"].read_text()), "seen": 1}))
+    runs["seed-4"].unlink()
+    found = resume_many(tmp_path / "a").runs()
+    assert found["seed-3"].read("results.json")["seen"] == 1
+    assert written(found["seed-4"]) == written(finished.runs()["seed-4"])
+    # A twin: results of another checkpoint are found anew.
+    runs["seed-3"].write_text(json.dumps({**json.loads(runs["seed-3"].read_text()), "step": -1}))
+    again = resume_many(tmp_path / "a").runs()["seed-3"].read("results.json")
+    assert "seen" not in again
 
 
 class Stopping(Reporter):

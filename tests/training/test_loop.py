@@ -315,7 +315,7 @@ def make_inputs(step=STEP, block_steps=1):
         ),
         state,
         feeds.no_metrics(step, state, dataset=dataset, batch_size=3),
-        epochs.orders(state.key, 0, 1),
+        epochs.orders(state.key, 0),
         {"x": jnp.asarray(dataset.splits["train"]["x"])},
     )
 
@@ -343,11 +343,29 @@ def test_nothing_passes_between_host_and_device_around_dispatches(monkeypatch):
     assert int(state.step) == 30
 
 
-def test_a_feed_serves_one_run_after_another():
-    feed = InMemory(STEP, data(), batch_size=3)
-    for seed in (0, 1):
-        (stage,) = loop.stages(start(seed), feed, total_steps=7, eval_every_steps=7)
-        assert bits(stage.state) == train(state=start(seed), total_steps=7)[-1][2]
+def check_serves_runs_in_turn(make):
+    """Two runs, some steps at a time on one feed, come to the bits that each has alone."""
+    feed, states = make(), [start(seed) for seed in (0, 1)]
+    for until in (4, 8):
+        for i, state in enumerate(states):
+            (stage,) = loop.stages(state, feed, total_steps=until, eval_every_steps=until)
+            states[i] = jax.tree.map(jnp.copy, stage.state)
+    for seed, state in enumerate(states):
+        assert bits(state) == train(state=start(seed), total_steps=8)[-1][2]
+
+
+def test_a_feed_serves_runs_in_turn():
+    check_serves_runs_in_turn(lambda: InMemory(STEP, data(), batch_size=3))
+
+
+def test_check_of_turns_rejects_orders_that_are_remembered():
+    def twin():
+        feed = InMemory(STEP, data(), batch_size=3)
+        feed.epochs.forget = lambda: None
+        return feed
+
+    with pytest.raises(AssertionError):
+        check_serves_runs_in_turn(twin)
 
 
 def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):

@@ -78,7 +78,7 @@ def check_never_sorts(mapped):
     """Nothing in a dispatch draws an order: that is done once an epoch, by a program of its own."""
     feed = ManyInMemory(lambda _: STEP, {}, Numbered(), batch_size=4, num_runs=3)
     state = stack(STATES)
-    orders, metrics = feed.epochs.orders(state.key, 0, 1), feed.no_metrics(state)
+    orders, metrics = feed.epochs.orders(state.key, 0), feed.no_metrics(state)
     program = str(jax.make_jaxpr(mapped)(state, metrics, orders, feed.rows, {}, jnp.int32(2)))
     assert "while" in program
     assert "sort[" not in program
