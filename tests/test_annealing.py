@@ -367,6 +367,7 @@ def test_the_pilot_finds_steps_of_the_target_acceptance():
     assert abs(estimated().acceptance.mean() - 0.65) < 0.08
 
 
+@pytest.mark.slow
 def test_one_temperature_is_importance_sampling_and_the_batch_size_changes_nothing():
     # Chains of many transitions amplify the rounding, which does depend on the batch.
     model = oracles.with_exact_posterior(oracles.linear_gaussian(), widen=1.2)

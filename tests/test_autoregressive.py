@@ -323,6 +323,7 @@ def test_the_evidence_is_the_average_over_the_prior(decoder):
     assert abs(result.estimate[0] - exact) < 5 * result.standard_error[0] + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_part_gets_a_gradient(decoder):
     gradient = jax.jit(

@@ -97,6 +97,7 @@ def test_a_wrong_table_is_noticed():
     assert shown[2].replace("| AEMW |", "| AEM |", 1) != table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", MODELS)
 def test_the_likelihood_does_not_matter(posterior):
     for likelihood in ("bernoulli", "gaussian"):

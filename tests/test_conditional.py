@@ -103,6 +103,7 @@ def trained_on_digits(num_steps):
     return state.model, metrics["loss"], test
 
 
+@pytest.mark.slow
 def test_a_trained_model_prefers_the_right_label():
     model, losses, test = trained_on_digits(400)
     assert float(losses[0]) > 40

@@ -604,6 +604,7 @@ def check_apart(objective):
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5, err_msg=part)
 
 
+@pytest.mark.slow
 def test_model_and_discriminator_do_not_feel_each_other_s_gradient():
     check_apart(coupled.factor_vae)
     with pytest.raises(AssertionError):

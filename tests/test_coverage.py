@@ -46,6 +46,7 @@ def coverage(name, sizes, *, spread=1.0, shift=0.0):
 MODELS = ("linear-Gaussian", "mixture", "enumerable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_intervals_of_the_first_sizes_hold_the_exact_value(name):
     assert 0.90 <= coverage(name, GRID[0]) <= 0.99

@@ -86,7 +86,11 @@ def densities():
 
 DENSITIES = densities()
 ALL = pytest.mark.parametrize("name", DENSITIES)
-SCORED = [name for name in DENSITIES if name != "planar"]
+SCORED = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "spline" else name
+    for name in DENSITIES
+    if name != "planar"
+]
 REFERENCED = [name for name, density in DENSITIES.items() if density.reference]
 
 
@@ -192,6 +196,7 @@ def test_check_of_reference_rejects_rounding_to_half(name):
         check_reference(DENSITIES[name], rounded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["iaf", "spline"])
 def test_flows_in_float32_are_close_to_float64(name):
     density = DENSITIES[name]

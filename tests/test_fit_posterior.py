@@ -158,6 +158,7 @@ def test_stated_error_is_that_of_the_bound():
             assert_mean((z / scale) ** 2, 1.0, what="z squared")
 
 
+@pytest.mark.slow
 def test_flow_reaches_beyond_every_normal():
     """Two modes: the flow is above the best of 2,500 normals, and at most at log p(x).
 

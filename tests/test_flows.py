@@ -247,6 +247,7 @@ def test_density_in_two_dimensions_integrates_to_one_and_samples_follow_it(name)
     check_mass(posterior([flow], 2), flow.forward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_check_of_mass_rejects_the_wrong_sign(name):
     flow = make(name, 2, gain=1.0)

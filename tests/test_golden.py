@@ -20,11 +20,13 @@ def measured():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_record(measured):
     off = golden.require_golden(measured["numbers"], golden.records(), measured["kind"])
     print(f"{measured['kind']}: at most {off:.1e} from a record")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["the same", "another"])
 @pytest.mark.parametrize("twin", ["keys", "learning rate"])
 def test_a_twin_is_rejected_to_the_bit_and_to_the_tolerance(measured, twin, kind):

@@ -354,6 +354,7 @@ def test_all_bounds_are_the_evidence_at_the_exact_posterior():
 # Chunks.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg", "score", "vimco"])
 def test_chunks_change_nothing(gradient):
     model = oracles.linear_gaussian(0)

@@ -38,6 +38,7 @@ def difference(objective, gradient):
     return ours - path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OTHERS.values(), ids=OTHERS)
 def test_dreg_has_the_pathwise_mean(objective):
     """Both are unbiased, so the difference has mean 0; STL drops a term that has not."""
@@ -46,6 +47,7 @@ def test_dreg_has_the_pathwise_mean(objective):
     assert not z_test(difference(objective, "stl"), 0.0, rounding=1e-5).passed
 
 
+@pytest.mark.slow
 def test_partially_iwae_takes_each_part_from_its_own_bound():
     model = oracles.linear_gaussian(0)
     x = jnp.asarray(oracles.draw_x(model, 0, 1)[0])

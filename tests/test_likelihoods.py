@@ -568,6 +568,7 @@ def test_a_mask_of_another_shape_is_refused(name):
         Observed(Fixed(case.module, jnp.float32(case.params)), jnp.ones(2)).likelihood(jnp.zeros(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*get_args(LikelihoodName)} - {"categorical"}))
 def test_names_make_a_vae_with_gradients_everywhere(name):
     model = models.vae(jax.random.key(0), (SIZE,), latent_dim=2, hidden=(), likelihood=name)

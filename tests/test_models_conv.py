@@ -44,6 +44,7 @@ def test_the_declared_distributions():
         np.testing.assert_allclose(p.mean, model.decoder(z)[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["conv", "residual_conv"])
 def test_every_part_gets_a_finite_gradient(network):
     model = conv_vae((7, 5, 2), network=network, activation="elu", likelihood="gaussian")

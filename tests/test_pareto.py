@@ -68,6 +68,7 @@ def test_one_weight_that_holds_everything_is_beyond_use():
     assert pareto_k(jnp.arange(100.0) * 50) > 1
 
 
+@pytest.mark.slow
 def test_k_hat_finds_a_proposal_that_is_too_narrow():
     """Of the exact posterior made narrower by s the weights have the shape 1 - s^2."""
     from tests.support import oracles

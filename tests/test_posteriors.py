@@ -109,6 +109,7 @@ def test_analytic_kl_is_known_but_for_flows(name):
         np.testing.assert_allclose(analytic_kl(p, p), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @NAMES
 def test_works_under_vmap_jit_grad_and_stop_gradient(name):
     model, xs = vae(name), jnp.stack([X, 1 - X])

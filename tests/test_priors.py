@@ -239,6 +239,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["gmvae weights", "flow masked"]
 )  # others are in the table of contracts

@@ -199,6 +199,7 @@ def check_learned(model):
     assert (best - each[-1]).mean() < MARGIN, (best - each[-1]).mean()
 
 
+@pytest.mark.slow
 def test_learned_inference_comes_near_the_best():
     check_learned(trained()[1])
 

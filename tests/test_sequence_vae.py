@@ -161,6 +161,7 @@ def test_key_refused():
         jv.models.sequence_vae(0, (L,))
 
 
+@pytest.mark.slow
 def test_an_alignment_fits_the_model_and_a_few_steps_run(tmp_path):
     rng = np.random.default_rng(0)
     letters = rng.choice(list("ACDEFGHIKLMNPQRSTVWYX-"), (60, 6))

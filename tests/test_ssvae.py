@@ -292,6 +292,7 @@ def test_the_bounds_lie_below_the_evidence_in_their_order():
     assert found.standard_error[0] < 0.05
 
 
+@pytest.mark.slow
 def test_estimators_for_discrete_latents_agree():
     def gradients(objective, count):
         @jax.jit

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxvae.cli.main import main
 
@@ -22,6 +23,7 @@ def script():
     return module
 
 
+@pytest.mark.slow
 def test_programs_of_a_run(tmp_path, capsys):
     jax.clear_caches()
     found = script().measure(

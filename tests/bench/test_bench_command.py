@@ -42,6 +42,7 @@ def written(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_what_is_written(written):
     record = json.loads(written.read_text())
     assert (record["format"], record["machine"]) == ("jaxvae bench 3", machine())

@@ -35,6 +35,7 @@ def equal(some, others):
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
+@pytest.mark.slow
 def test_what_is_timed_is_what_fit_does(training):
     """Three blocks of eight steps, over the ends of epochs of three: parameters to the bit, and the mean of the metrics."""
     step, state = training
@@ -84,6 +85,7 @@ def test_rows_are_grey_and_what_the_model_sees_is_drawn_anew():
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssvae", "hierarchical", "conv_vae"])
 def test_every_workload_that_trains_has_a_loop(name, monkeypatch):
     seen = []

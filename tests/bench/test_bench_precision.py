@@ -39,6 +39,7 @@ def traced(monkeypatch):
     return lambda name, precision: WORKLOADS[name].prepare(2, rows, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_products_have_the_dtypes_of_the_program(traced, name):
     half, full = traced(name, "bfloat16"), traced(name, "float32")

@@ -85,6 +85,7 @@ FAST = ("vae", "ppca")  # one that is trained by steps, one that is fitted
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPTIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_a_model_trains_and_reports(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ def _rows(split):
     )
 
 
+@pytest.mark.slow
 def test_mnist_is_the_one_in_idx_files(tfds_mnist, idx_mnist):
     assert tfds_mnist.event_shape == (28, 28)
     assert tfds_mnist.name == "mnist"

@@ -146,6 +146,7 @@ def test_models_are_not_shown_the_factors(shapes):
         unpack(dict(shapes.splits["test"]))
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_them(capsys):
     main(["data", "shapes"])
     assert "factors" in capsys.readouterr().out

@@ -157,6 +157,7 @@ class Listening(Reporter):
         self.said.append(line)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, capsys):
     config, reporter = dataclasses.replace(TINY, seed=4), Listening()
     many = train_many(config, tmp_path / "a", learning_rates=(1e-3, 1e30), reporter=reporter)

@@ -64,6 +64,7 @@ def unbroken(tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("runs") / "a")
 
 
+@pytest.mark.slow
 def test_a_run_out_of_time_goes_on_to_the_same_bits(unbroken, tmp_path):
     with pytest.raises(Interrupted, match=r"its minutes at step 0$") as stop:
         train(TINY, tmp_path / "a", max_minutes=1e-6)
@@ -75,6 +76,7 @@ def test_a_run_out_of_time_goes_on_to_the_same_bits(unbroken, tmp_path):
     assert is_same(resume(tmp_path / "a"), unbroken)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_another_state_is_noticed(unbroken, tmp_path):
     for name, seed in (("a", TINY.seed), ("other", 1)):
         with pytest.raises(Interrupted):
@@ -94,6 +96,7 @@ def test_out_of_time_while_it_evaluates(unbroken, tmp_path):
     assert is_same(resume(run.path), unbroken)
 
 
+@pytest.mark.slow
 def test_the_command_ends_before_its_minutes_with_its_own_status(tmp_path):
     options = "--hidden 8 --latent-dim 2 --total-steps 1000000 --name a --max-minutes".split()
 

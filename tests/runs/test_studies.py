@@ -38,6 +38,7 @@ def test_every_study_has_a_title_and_words():
     assert set(STUDIES) == set(TITLES) == set(ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_record_survives_json_and_becomes_rows(records, name):
     record = json.loads(json.dumps(records[name]))
@@ -102,6 +103,7 @@ def of_reals(tmp_path_factory):
     return parts, model
 
 
+@pytest.mark.slow
 def test_imputation_gains_from_what_was_observed(of_reals):
     record = study("imputation", *of_reals, settings=Settings(missing=0.2, study_samples=200))
     assert abs(record["missing"] - 0.2) < 0.08
@@ -110,12 +112,14 @@ def test_imputation_gains_from_what_was_observed(of_reals):
     assert record["mean_square_model"][0] > 0.5 * 0.3**2
 
 
+@pytest.mark.slow
 def test_gaps_take_the_exact_evidence_and_there_are_no_labels_to_probe(of_reals):
     assert study("gaps", *of_reals, settings=SETTINGS)["source"] == "exact"
     with refused("probes", "labels", "leave --probes out"):
         study("probes", *of_reals)
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_reports(run, capsys):
     sizes = "--study-examples 5 --study-samples 10 --num-samples 5".split()
     main(["evaluate", str(run.path), "--structure", "--gaps", *sizes])

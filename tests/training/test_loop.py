@@ -532,10 +532,12 @@ def check_learns(objective):
     assert last < 64 * np.log(2) - 22, f"validation loss {last:.2f} nats"
 
 
+@pytest.mark.slow
 def test_a_model_learns_digits():
     check_learns(jv.elbo)
 
 
+@pytest.mark.slow
 def test_check_of_learning_rejects_a_collapsed_posterior():
     with pytest.raises(AssertionError, match="validation loss 2"):
         check_learns(partial(jv.elbo, beta=20.0))
