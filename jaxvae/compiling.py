@@ -28,7 +28,8 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
         alone = get_opaque_trace_state(convention="nnx") == NO_TRACE
         return compiled()(*args) if alone else within(*args)
 
-    setattr(call, "lower", lambda *args: compiled().lower(*args))  # noqa: B010
+    for name in ("lower", "_cache_size"):
+        setattr(call, name, lambda *args, name=name: getattr(compiled(), name)(*args))
     return call
 
 

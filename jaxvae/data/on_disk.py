@@ -5,6 +5,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -38,7 +39,7 @@ class NpyFile:
         try:
             found = np.load(path, mmap_mode="r", allow_pickle=False)
             self._file = os.open(path, os.O_RDONLY)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
             raise InputError(
                 f"{path}: cannot be read as .npy ({one_line(error)}); it is missing, cut short or "
                 "damaged, or holds a pickle, save or fetch it again"

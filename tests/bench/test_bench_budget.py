@@ -16,7 +16,8 @@ from jaxvae.bench.findings import Findings
 from jaxvae.bench.start_up import DidNotEnd, start_up
 from jaxvae.bench.suites import Part, Suite, run_parts
 from jaxvae.bench.workloads import WORKLOADS, Job, draw_rows
-from jaxvae.cli.bench import deadlines, in_time, process_begun
+from jaxvae.cli.bench import deadlines, in_time
+from jaxvae.cli.limit import process_begun
 from jaxvae.types import InputError
 from tests.support.refusals import refused
 
@@ -228,7 +229,7 @@ def test_something_is_kept_for_the_end():
 
 
 def test_since_when_a_process_runs():
-    code = "import time\ntime.sleep(0.5)\nfrom jaxvae.cli.bench import process_begun\n"
+    code = "import time\ntime.sleep(0.5)\nfrom jaxvae.cli.limit import process_begun\n"
     code += "print(time.monotonic() - process_begun())"
     begin = time.monotonic()
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
