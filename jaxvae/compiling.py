@@ -1,7 +1,7 @@
 """How programs are compiled that do not run for long."""
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cached_property, update_wrapper
 from typing import Any
 
 import jax
@@ -16,21 +16,30 @@ def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
     On a CPU LLVM works at the first of its levels. Products are library calls and XLA lays out the loops
     itself, so evaluation takes as long and gives the same numbers to rounding; a training loop is left as it is.
     """
+    return Quickly(function, options)
 
-    @cache
-    def compiled() -> Any:  # at the first call: asking for the backend starts it
-        return jax.jit(function, compiler_options=_options(), **options)
 
-    within = jax.jit(function, **options)
+class Quickly:
+    """A function that is compiled quickly; all else that it is asked for, such as `lower`, is of `jax.jit`'s."""
 
-    @wraps(function)
-    def call(*args: Any) -> Any:
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+        self._function, self._options = function, options
+        self._within = jax.jit(function, **options)
+        update_wrapper(self, function)
+
+    @cached_property
+    def _alone(self) -> Any:  # at the first call: asking for the backend starts it
+        return jax.jit(self._function, compiler_options=_options(), **self._options)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function, compiled for the place of the call."""
         alone = get_opaque_trace_state(convention="nnx") == NO_TRACE
-        return compiled()(*args) if alone else within(*args)
+        return (self._alone if alone else self._within)(*args)
 
-    for name in ("lower", "_cache_size"):
-        setattr(call, name, lambda *args, name=name: getattr(compiled(), name)(*args))
-    return call
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._alone, name)
 
 
 def _options() -> dict[str, Any]:
