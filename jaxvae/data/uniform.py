@@ -28,9 +28,8 @@ def uniform(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     if not (usual and jax.config.jax_threefry_partitionable and 0 < size < 2**32):
         return jax.random.uniform(key, shape, jnp.float32)
     bits = threefry_2x32(jax.random.key_data(key), size).reshape(shape)
-    one_to_two = (bits >> jnp.uint32(9)) | jnp.uint32(
-        0x3F800000
-    )  # the mantissa of a float in [1, 2)
+    one, mantissa = jnp.uint32(0x3F800000), bits >> jnp.uint32(9)
+    one_to_two = mantissa | one  # the bits of a float in [1, 2)
     return jax.lax.bitcast_convert_type(one_to_two, jnp.float32) - jnp.float32(1)
 
 
