@@ -223,7 +223,9 @@ def log_likelihood(model: Model, x: Float[Array, "*event"], z: Float[Array, "D"]
     """
     likelihood = model.likelihood(z)
     require_event(likelihood, x, "model.likelihood(z)", "x")
-    return log_prob(likelihood, x)
+    # Without the barrier XLA merges the sum over the event with means over samples, and computes it once for each
+    # of them: bound and distortion of a step then take 1.15 of its time (iwae50 on a CPU).
+    return jax.lax.optimization_barrier(log_prob(likelihood, x))
 
 
 def kl_each(q: Distribution, p: Distribution) -> Float[Array, "D"]:

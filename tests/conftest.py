@@ -6,6 +6,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from jaxvae.cli.cache import can_reload, fingerprint
 from tests.support.minutes import pytest_addoption, pytest_configure
 
 __all__ = ["pytest_addoption", "pytest_configure"]  # hooks are found by their names
@@ -26,6 +27,14 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
+
+# What the processes of this suite compile is shared, and kept for the next run: the time of one is mostly that.
+# Processes that tests start have no cache, and commands under test open one of their own.
+COMPILED = ROOT / ".pytest_cache/xla" / fingerprint()
+COMPILED.mkdir(parents=True, exist_ok=True)
+if can_reload(COMPILED):
+    jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.005)
 
 
 @pytest.fixture

@@ -415,6 +415,7 @@ def check_sandwich(lower, upper, exact):
     assert_mean_exceeds(lower - upper, -0.1, what="gap")
 
 
+@pytest.mark.slow
 def test_the_evidence_lies_between_the_bounds():
     found, exact = between()
     lower, upper = (np.float64(side.estimate) for side in (found.lower, found.upper))
@@ -425,6 +426,7 @@ def test_the_evidence_lies_between_the_bounds():
     assert f"{found.lower.mean()[0]:.2f}" in str(found)
 
 
+@pytest.mark.slow
 def test_check_of_the_sandwich_rejects():
     found, exact = between()
     lower, upper = (np.float64(side.estimate) for side in (found.lower, found.upper))

@@ -15,6 +15,7 @@ from jaxvae.distributions import Autoregressive, made_masks, sample
 from jaxvae.models.likelihoods import Bernoulli, Categorical
 from jaxvae.networks import GRU, MarkovMLP, MaskedMLP, autoregressive
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 from tests.support.statistics import FALSE_ALARM
 
 DECODERS = {"made": {}, "recurrent": {}, "markov": {"order": 2}}
@@ -284,7 +285,7 @@ def test_check_of_products_rejects_a_plain_one(monkeypatch):
     assert any("," in axes for axes in contracted("made"))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", slow_but(DECODERS, "made"))
 def test_without_latents_the_bound_is_the_likelihood(decoder):
     model = make(decoder, latent_dim=0)
     assert isinstance(model, jv.Model)
@@ -311,7 +312,7 @@ def test_without_latents_the_bound_is_the_likelihood(decoder):
     assert (reliance.mean_rate[0], reliance.mean_drop[0]) == (0, 0)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", slow_but(DECODERS, "made"))
 def test_the_evidence_is_the_average_over_the_prior(decoder):
     """IWAE with many samples against quadrature over one latent."""
     model, x = make(decoder, latent_dim=1, gain=1.0), BITS[11]

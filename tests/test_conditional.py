@@ -10,6 +10,7 @@ from flax import nnx
 import jaxvae as jv
 from jaxvae.binding import Conditional
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 
 
 def conditional(event_shape=(2, 3), **options):
@@ -68,7 +69,7 @@ def test_what_given_returns_is_a_pytree_that_objectives_and_estimators_take():
     np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("network", ["mlp", "gated", "residual"])
+@pytest.mark.parametrize("network", slow_but(["mlp", "gated", "residual"], "mlp"))
 def test_every_weight_gets_a_gradient_from_a_batch_of_all_classes(network):
     model, optimizer = conditional(network=network), optax.sgd(1.0)
     batch = {"x": jnp.stack([X, 1 - X, X]), "label": jnp.arange(3)}

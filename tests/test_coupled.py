@@ -19,6 +19,7 @@ from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents
 from jaxvae.distributions import sample
 from tests.support import oracles
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 from tests.support.statistics import assert_mean
 
 INFO = partial(coupled.info_vae, alpha=0.5, lambda_=20.0)
@@ -266,7 +267,9 @@ def test_info_vae_has_the_mmd_of_the_aggregate_posterior():
     check_info(partial(info_twin, bug=None))
 
 
-@pytest.mark.parametrize("bug", ["v-statistic", "lambda alone", "minus alpha"])
+@pytest.mark.parametrize(
+    "bug", slow_but(["v-statistic", "lambda alone", "minus alpha"], "v-statistic")
+)
 def test_check_of_info_vae_rejects(bug):
     with pytest.raises(AssertionError, match="mmd2 of the objective"):
         check_info(partial(info_twin, bug=bug))
@@ -503,9 +506,9 @@ def test_best_discriminator_gives_the_total_correlation():
     "twin",
     [
         lambda d: lambda z: -d(z),
-        lambda d: lambda z: jax.nn.log_sigmoid(d(z)),
+        pytest.param(lambda d: lambda z: jax.nn.log_sigmoid(d(z)), marks=pytest.mark.slow),
         lambda d: lambda z: d(z) - d.constant[...],
-        lambda d: lambda z: jax.nn.sigmoid(d(z)),
+        pytest.param(lambda d: lambda z: jax.nn.sigmoid(d(z)), marks=pytest.mark.slow),
     ],
     ids=["sign", "log D", "no constant", "D"],
 )
@@ -556,7 +559,14 @@ def test_discriminator_is_at_rest_at_the_best_one():
     check_stationary(coupled.discriminator_log_likelihood)
 
 
-@pytest.mark.parametrize("twin", [unpermuted, permuted_together, labels_swapped])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        unpermuted,
+        pytest.param(permuted_together, marks=pytest.mark.slow),
+        pytest.param(labels_swapped, marks=pytest.mark.slow),
+    ],
+)
 def test_check_of_rest_rejects(twin):
     with pytest.raises(AssertionError, match="gradient"):
         check_stationary(twin)

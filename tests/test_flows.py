@@ -20,6 +20,7 @@ from jaxvae.distributions import (
 from jaxvae.models.conditioners import ContextMLP, MaskedMLP
 from jaxvae.networks import autoregressive
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 from tests.support.statistics import FALSE_ALARM, assert_mean
 
 BINS, CONTEXT = 5, 2
@@ -90,7 +91,7 @@ def check_log_det(flow, size=3):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_log_det_is_that_of_the_jacobian(name, size, float64):
     check_log_det(doubled(make(name, size)), size)
 
@@ -296,7 +297,7 @@ def test_planar_flow_is_finite_at_zero_and_stays_one_to_one_far_out():
         assert np.all(np.isfinite(log_det))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(NAMES, "planar", "iaf", "spline odd"))
 def test_flows_are_pytrees_and_map_over_leading_axes(name):
     flow = make(name)
     xs = jnp.asarray(points(3, 6), jnp.float32).reshape(2, 3, 3)

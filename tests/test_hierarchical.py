@@ -24,6 +24,7 @@ from jaxvae.distributions import (
 from jaxvae.models.hierarchical import GaussianLayer
 from jaxvae.networks import MLP
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 from tests.support.statistics import FALSE_ALARM, assert_mean
 
 ladder_module = importlib.import_module(
@@ -237,7 +238,7 @@ class Without(nnx.Module):
         return self.model.likelihood(z)
 
 
-@EACH
+@pytest.mark.parametrize("name", slow_but(NAMES, "hierarchical"))
 def test_importance_weights_average_to_the_exact_evidence(name):
     model = affine(name)
     xs = np.random.default_rng(4).normal(size=(4, 4))
@@ -298,7 +299,7 @@ def test_prior_and_posterior_are_over_one_vector_and_x_hangs_on_h1(name):
     assert seen[2] == [[True] + [False] * (len(dims) - 1)]
 
 
-@EACH
+@pytest.mark.parametrize("name", slow_but(NAMES, "hierarchical"))
 def test_a_sample_comes_with_its_own_log_density(name):
     model = make(name, (2, 1, 3))
 

@@ -22,6 +22,7 @@ from tests.support.linear import (
     train,
 )
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 
 
 def linear(name="factor_analysis", event_shape=(2, 3), latent_dim=2, **options):
@@ -246,7 +247,7 @@ def test_the_mixture_is_scipys(covariance):
     )
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal", "spherical"])
+@pytest.mark.parametrize("covariance", slow_but(["full", "diagonal", "spherical"], "full"))
 def test_the_elbo_of_a_mixture_is_its_log_evidence_in_value_and_gradient(covariance):
     model, x = mixture((3,), covariance), jnp.array([0.3, -1.0, 0.7])
 

@@ -47,9 +47,9 @@ def check_tight(objective):
 @pytest.mark.parametrize(
     "objective",
     [
-        partial(jv.elbo, kl="monte_carlo"),
+        pytest.param(partial(jv.elbo, kl="monte_carlo"), marks=pytest.mark.slow),
         partial(jv.elbo, kl="monte_carlo", num_samples=3),
-        partial(jv.iwae, num_samples=1),
+        pytest.param(partial(jv.iwae, num_samples=1), marks=pytest.mark.slow),
         partial(jv.iwae, num_samples=7),
     ],
     ids=["elbo 1", "elbo 3", "iwae 1", "iwae 7"],
@@ -63,8 +63,12 @@ def test_exact_posterior_gives_log_evidence_for_every_sample(objective):
     [
         jv.elbo,  # its analytic KL does not cancel sample by sample
         partial(twins.kl_of_wrong_sign, kl="monte_carlo"),
-        partial(twins.kl_averaged_over_latents, kl="monte_carlo"),
-        partial(twins.distortion_averaged_over_event, kl="monte_carlo"),
+        pytest.param(
+            partial(twins.kl_averaged_over_latents, kl="monte_carlo"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            partial(twins.distortion_averaged_over_event, kl="monte_carlo"), marks=pytest.mark.slow
+        ),
         partial(twins.iwae_twin(twins.missing_log_k), num_samples=7),
     ],
 )

@@ -56,6 +56,7 @@ def test_k_hat_is_the_known_shape_of_gaussian_weights(variance):
         assert_mean(found, 1 - variance + limit, side=side, false_alarm=1e-6)
 
 
+@pytest.mark.slow
 def test_no_tail_no_k_hat():
     assert np.isnan(pareto_k(jnp.arange(24.0)))
     assert np.isnan(pareto_k(jnp.full(100, -500.0)))

@@ -19,6 +19,7 @@ from jaxvae.rows import dot_general, rows
 from jaxvae.runs import RunFolder
 from jaxvae.runs.config import build
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 
 
 def normal(seed, *shape):
@@ -234,7 +235,7 @@ def traced_step(name, precision):
     return jax.jit(step).trace(state, xs)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(MODELS, "vae", "iwae", "conv"))
 def test_a_step_rounds_the_operands_of_products_and_nothing_else(name):
     step = traced_step(name, "bfloat16")
     for platform in ("cpu", "cuda"):

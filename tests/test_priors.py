@@ -21,6 +21,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.models.vampprior import RANGES
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 from tests.support.statistics import assert_mean, assert_mean_exceeds
 
 C, D = 5, 3
@@ -431,7 +432,7 @@ def bent(name):
     return model
 
 
-@pytest.mark.parametrize("name", ["flow spline", "flow masked"])
+@pytest.mark.parametrize("name", slow_but(["flow spline", "flow masked"], "flow masked"))
 def test_flow_prior_has_mass_one_and_scores_its_samples(name):
     p = bent(name).prior()
     np.testing.assert_allclose(mass_of_square(p, log_prob), 1, atol=2e-3)

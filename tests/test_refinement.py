@@ -222,7 +222,7 @@ def one_step():
     return copy
 
 
-@pytest.mark.parametrize("twin", [untrained, stuck, one_step])
+@pytest.mark.parametrize("twin", [pytest.param(untrained, marks=pytest.mark.slow), stuck, one_step])
 def test_check_of_learning_rejects(twin):
     with pytest.raises(AssertionError):
         check_learned(twin())

@@ -277,6 +277,7 @@ def values_of(*objectives, count=4096):
     return np.float64(jax.jit(each)(keys(count)))
 
 
+@pytest.mark.slow
 def test_the_bounds_lie_below_the_evidence_in_their_order():
     log_p, log_q = log_joint_on_grid()
     evidence = special.logsumexp(log_p) + np.log(STEP)

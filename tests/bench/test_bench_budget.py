@@ -257,6 +257,7 @@ def bench_process(path, options):
     return subprocess.Popen(command, env=environment, **pipes)
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_the_rounds_so_far(tmp_path):
     path = tmp_path / "found.json"
     options = "--workloads vae --batch-size 4 --rounds 10000 --seconds-a-round 0.01"

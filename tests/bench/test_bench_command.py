@@ -71,6 +71,7 @@ def test_what_is_written(written):
     assert written.with_suffix(".png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_record_beside_itself_is_the_same(written):
     record = json.loads(written.read_text())
     changes, left_out = compare_records(record, record)
@@ -78,6 +79,7 @@ def test_a_record_beside_itself_is_the_same(written):
     assert not left_out
 
 
+@pytest.mark.slow
 def test_changes_and_lines_are_printed(written, capsys):
     record = json.loads(written.read_text())
     print_changes(record, record, written)
@@ -180,6 +182,7 @@ def test_a_damaged_record_is_refused(fails, tmp_path, text):
     assert "is damaged or another" in fails("--compare", path)
 
 
+@pytest.mark.slow
 def test_numbers_that_cannot_be_are_refused(fails, written, tmp_path):
     record = json.loads(written.read_text())
     record["workloads"]["vae"]["steps_per_s"]["median"] = math.nan
@@ -188,6 +191,7 @@ def test_numbers_that_cannot_be_are_refused(fails, written, tmp_path):
     assert "not positive" in fails("--compare", path)
 
 
+@pytest.mark.slow
 def test_a_record_of_another_machine_is_refused(fails, written, tmp_path):
     record = json.loads(written.read_text())
     record["machine"]["device"] = "TPU v9"
@@ -196,6 +200,7 @@ def test_a_record_of_another_machine_is_refused(fails, written, tmp_path):
     assert "measured elsewhere: device 'TPU v9' there" in fails("--compare", path)
 
 
+@pytest.mark.slow
 def test_a_record_of_another_precision_is_refused(fails, written):
     line = fails("--compare", written, "--precision", "bfloat16")
     assert "precision 'float32' there, 'bfloat16' here" in line

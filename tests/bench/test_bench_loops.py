@@ -103,6 +103,7 @@ def test_every_workload_that_trains_has_a_loop(name, monkeypatch):
     assert float(shapes.count) == 0
 
 
+@pytest.mark.slow
 def test_the_bare_step_takes_whole_blocks():
     """The state counts its own steps; its loss is that of the same steps one by one."""
     model, objective = Layers(6, 2, 1).build(jax.random.key(0))

@@ -12,6 +12,7 @@ from jaxvae.cli.parsing import parse
 from jaxvae.distributions import sample
 from jaxvae.runs.config import build
 from jaxvae.runs.models import ModelName
+from tests.support.slow import slow_but
 
 RNG = np.random.default_rng(0)
 SHORT = "--total-steps 2 --test-num-samples 2 --eval-every-steps 1".split()
@@ -69,7 +70,9 @@ def test_every_model_is_run():
     assert set(OPTIONS) == set(get_args(ModelName))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", slow_but(OPTIONS, "vae", "ppca", "conditional_vae", "sequence_vae", "count_vae")
+)
 def test_a_model_is_built_as_asked(name, tmp_path):
     write, options = OPTIONS[name]
     command = parse(["train", "--data", str(write(tmp_path)), "--model", name, *SHORT, *options])

@@ -88,6 +88,7 @@ def test_the_command_prints_it(finished, other, tmp_path, capsys):
     assert output.is_file()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused(finished, of_reals, tmp_path):
     with refused("runs", "two run folders or more", "got 1"):
         compare([finished])

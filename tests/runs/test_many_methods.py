@@ -80,9 +80,8 @@ def write_labelled(folder):
     return str(folder / "labelled.npz")
 
 
-@pytest.mark.parametrize(
-    "name", ["vae", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SETTINGS)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
 def test_each_of_many_is_the_single_run(name, tmp_path):
     values = {**TINY.__dict__, **SETTINGS[name]}
     if name == "few labels":

@@ -86,6 +86,7 @@ def test_a_run_that_goes_on_from_another_state_is_noticed(unbroken, tmp_path):
     assert not is_same(resume(tmp_path / "a"), unbroken)
 
 
+@pytest.mark.slow
 def test_out_of_time_while_it_evaluates(unbroken, tmp_path):
     run = RunFolder(tmp_path / "a")
     shutil.copytree(unbroken.path, run.path)

@@ -51,6 +51,7 @@ def test_a_record_survives_json_and_becomes_rows(records, name):
     assert "nan" not in " ".join(value for _, value, _ in rows)
 
 
+@pytest.mark.slow
 def test_the_gaps_add_up(records):
     gaps = records["gaps"]
     for family in gaps["families"].values():
@@ -59,6 +60,7 @@ def test_the_gaps_add_up(records):
     assert gaps["log_evidence"][0] - gaps["encoder"][0] == pytest.approx(gaps["total"][0])
 
 
+@pytest.mark.slow
 def test_ais_is_beside_the_estimate_of_the_same_examples(records):
     ais = records["ais"]
     assert ais["examples"] == 6
@@ -67,6 +69,7 @@ def test_ais_is_beside_the_estimate_of_the_same_examples(records):
     assert ais["gap"][0] == pytest.approx(ais["upper"][0] - ais["lower"][0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_structure_is_that_of_the_library(records, loaded):
     parts, model = loaded
     record = records["structure"]
@@ -78,6 +81,7 @@ def test_structure_is_that_of_the_library(records, loaded):
     assert sentences_of(records["gaps"]) == []
 
 
+@pytest.mark.slow
 def test_probes_know_labels_better_than_chance(records):
     probes = records["probes"]
     assert probes["linear"][0] > 0.2

@@ -11,6 +11,7 @@ from scipy import special, stats
 from jaxvae import testing
 from jaxvae.testing import draw_examples, exact_bound, exact_gradient, in_float64
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 
 MODELS = {
     "diagonal": testing.linear_gaussian(1),
@@ -38,7 +39,7 @@ def evidence(model, x):
     return float(in_float64(lambda model, x: model.log_evidence(x), model, x))
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=slow_but(MODELS, "bernoulli", "mixture", "one latent", "full"))
 def model(request):
     return MODELS[request.param]
 

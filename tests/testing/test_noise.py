@@ -61,6 +61,7 @@ def test_slopes_of_the_ratio_in_the_number_of_samples(name, group, expected):
     assert fit.standard_error < 0.05
 
 
+@pytest.mark.slow
 def test_mean_from_the_low_noise_estimator_is_the_exact_one():
     model, x = near_the_optimum()
     objective = partial(dreg, num_samples=16)

@@ -98,7 +98,7 @@ def test_check_of_orders_rejects_a_step_that_draws_one():
         check_never_sorts(make_runs(lambda _: drawing, Numbered(), batch_size=4, block_steps=2))
 
 
-@pytest.mark.parametrize("block_steps", [2, 4])
+@pytest.mark.parametrize("block_steps", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_bits_do_not_depend_on_the_steps_in_a_block(block_steps):
     def after(block_steps):
         feed = ManyInMemory(

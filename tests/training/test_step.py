@@ -108,7 +108,14 @@ def same_noise_at_every_step(objective, optimizer):
 
 
 @pytest.mark.parametrize(
-    "twin", [summed, ascending_loss, same_key, without_mask, same_noise_at_every_step]
+    "twin",
+    [
+        summed,
+        pytest.param(ascending_loss, marks=pytest.mark.slow),
+        same_key,
+        without_mask,
+        pytest.param(same_noise_at_every_step, marks=pytest.mark.slow),
+    ],
 )
 def test_check_of_step_rejects(twin):
     with pytest.raises(AssertionError):

@@ -112,8 +112,12 @@ def stopped_at(feed, stop, state=None):
 # The same bits as in memory.
 
 
+FAST, REST = [(4, 7), (1, 64), (41, 3)], [(4, 1), (4, 10), (40, 2), (13, 1000)]
+
+
 @pytest.mark.parametrize(
-    ("batch_size", "chunk_steps"), [(4, 7), (4, 1), (4, 10), (1, 64), (41, 3), (40, 2), (13, 1000)]
+    ("batch_size", "chunk_steps"),
+    [*FAST, *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in REST)],
 )
 def test_the_bits_are_those_of_the_rows_in_memory(folder, batch_size, chunk_steps):
     with feed_of(folder, batch_size=batch_size, chunk_steps=chunk_steps) as feed:
