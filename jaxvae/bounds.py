@@ -1,14 +1,18 @@
 """Bounds on log p(x) as functions of log-weights: no models, no networks, no keys.
 
 `log_w[k] = log p(x, z_k) - log q(z_k | x)` for samples `z_k ~ q(z|x)`, k = 1..K, in nats, and
-`w[k] = exp(log_w[k])`. All are lower bounds in expectation but `chi_upper` and the right
-thermodynamic sum. A user's own bound is any function of `log_w`.
+`w[k] = exp(log_w[k])`; a sample of weight 0 has `log_w[k] = -inf`. All are lower bounds in expectation but
+`renyi` of negative order, `vr_max`, `chi_upper` and the right thermodynamic sum. A user's own bound is any
+function of `log_w`.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxvae.types import InputError
@@ -85,7 +89,16 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
         raise InputError(f"alpha: expected a finite number, got {alpha!r}")
     if alpha == 1:
         return jnp.mean(log_w)
-    return _log_mean_exp((1 - alpha) * log_w) / (1 - alpha)
+    # Relative to the log-weight that dominates, and near alpha = 1, where the sum is nearly one, by the
+    # difference from one: dividing the logarithm itself by 1 - alpha would multiply its rounding.
+    power = 1 - alpha
+    top = jnp.max(log_w) if power > 0 else jnp.min(log_w)
+    is_finite = jnp.isfinite(top)
+    excess = power * (jnp.where(is_finite, log_w, 0.0) - jnp.where(is_finite, top, 0.0))
+    below_one = jnp.mean(jnp.expm1(excess))
+    near = below_one > -0.5
+    log_mean = jnp.where(near, jnp.log1p(jnp.where(near, below_one, 0.0)), _log_mean_exp(excess))
+    return jnp.where(is_finite, top + log_mean / power, top)
 
 
 def vr_max(log_w: Float[Array, "K"]) -> Float[Array, ""]:
@@ -140,6 +153,8 @@ def combination_iwae(log_w: Float[Array, "K"], beta: float) -> Float[Array, ""]:
     _require_samples(log_w)
     if not 0 <= beta <= 1:
         raise InputError(f"beta: expected a number from 0 to 1, got {beta!r}")
+    if beta in (0, 1):  # 0 * -inf is not what a weight of 0 means
+        return jnp.mean(log_w) if beta else _log_mean_exp(log_w)
     return beta * jnp.mean(log_w) + (1 - beta) * _log_mean_exp(log_w)
 
 
@@ -161,7 +176,8 @@ def thermodynamic(
         side: which end of each interval stands for it.
 
     Raises:
-        InputError: `log_w` is not one axis of at least one sample, or an option is not usable.
+        InputError: `log_w` is not one axis of at least one sample, the points do not rise from 0 to at most
+            1, or `side` is unknown.
 
     >>> log_w = jnp.log(jnp.array([1.0, 3.0]))
     >>> bool(thermodynamic(log_w, jnp.array([0.0])) == elbo(log_w))
@@ -174,10 +190,32 @@ def thermodynamic(
         raise InputError(f'side: expected "left" or "right", got {side!r}')
     if jnp.ndim(betas) != 1 or betas.size == 0:
         raise InputError(f"betas: expected one axis of at least one point, got {jnp.shape(betas)}")
+    _require_partition(betas)
     ends = jnp.concatenate([betas, jnp.ones(1, betas.dtype)])
     points = ends[:-1] if side == "left" else ends[1:]
-    expectations = jax.vmap(lambda b: jax.nn.softmax(b * log_w) @ log_w)(points)
-    return jnp.diff(ends) @ expectations
+    widths = jnp.diff(ends)
+    areas = widths * jax.vmap(partial(_tilted_mean, log_w))(points)
+    return jnp.sum(jnp.where(widths > 0, areas, 0.0))
+
+
+def _tilted_mean(log_w: Float[Array, "K"], beta: Float[Array, ""]) -> Float[Array, ""]:
+    """`E_{pi_beta}[log w]`; a weight of 0 is impossible under pi_beta, but for beta = 0, where it makes it -inf."""
+    possible = log_w > -jnp.inf
+    finite = jnp.where(possible, log_w, 0.0)
+    share = jax.nn.softmax(jnp.where(possible, beta * finite, -jnp.inf))
+    mean = jnp.sum(jnp.where(possible, share * finite, 0.0))
+    return jnp.where(jnp.all(possible) | ((beta > 0) & jnp.any(possible)), mean, -jnp.inf)
+
+
+def _require_partition(betas: Float[Array, "P"]) -> None:
+    """Refuse points that do not rise from 0 to at most 1; those that are traced are trusted."""
+    if isinstance(betas, Tracer):
+        return
+    points = np.asarray(betas)
+    if points[0] != 0 or points[-1] > 1 or np.any(np.diff(points) <= 0):
+        raise InputError(
+            f"betas: expected points that rise from 0 to at most 1, got {points.tolist()}"
+        )
 
 
 def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:

@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
+from numpyro.distributions import (
+    Distribution,
+    ExpandedDistribution,
+    Independent,
+    TransformedDistribution,
+    constraints,
+)
 
+from jaxvae import bounds
 from jaxvae.distributions import can_score, describe
 from jaxvae.relaxations import (
     disarm,
@@ -31,6 +39,8 @@ Baseline: TypeAlias = float | Float[Array, ""] | Literal["leave_one_out"]
 def pathwise(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """The reparameterised gradient: differentiate the value through the samples.
 
+    Unbiased for every continuous bound; of a bound of your own that jumps, the jumps are not seen.
+
     Source: Kingma and Welling (2014), "Auto-encoding variational Bayes", section 2.4.
     """
     s = problem.draw()
@@ -41,7 +51,11 @@ def stl(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """Sticking the landing: pathwise without the score term, `log q(z|x)` seen through z alone.
 
     Zero in q where q is the exact posterior. Unbiased for the ELBO; biased in q for K > 1 under a
-    bound that is not linear in `log_w`, such as IWAE.
+    bound that is not linear in `log_w`, such as IWAE. The score that is left out has a mean of 0 where the
+    support of q is fixed.
+
+    Raises:
+        InputError: q cannot be scored, or its support depends on its parameters.
 
     Source: Roeder, Wu and Duvenaud (2017), "Sticking the landing".
     """
@@ -51,16 +65,25 @@ def stl(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 
 
 def dreg(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
-    """Doubly reparameterised gradient, unbiased in q and p for every bound.
+    """Doubly reparameterised gradient, unbiased in q and p for every smooth bound.
 
     In the parameters of p: `sum_k v_k d log_w[k]`. In those of q, through the path alone:
     `sum_k c_k (d log_w[k] / d z_k) (d z_k / d phi)` with `c_k = v_k - d v_k / d log_w[k]`. For IWAE
     `c_k = softmax(log_w)_k^2`: the square belongs to q, never to p.
 
     Source: Tucker et al. (2019), "Doubly reparameterized gradient estimators for Monte Carlo
-    objectives"; the general `c_k` follows by the same argument.
+    objectives"; the general `c_k` follows by the same argument, an integration by parts: the bound
+    has a second derivative without jumps of the first one (`vr_max` has them), and the support of q is fixed.
+
+    Raises:
+        InputError: the bound is `bounds.vr_max`, q cannot be scored, or its support depends on its parameters.
     """
     _require_sampled_score(problem, "dreg")
+    if getattr(problem.bound, "func", problem.bound) is bounds.vr_max:
+        raise InputError(
+            'gradient: "dreg" needs a bound whose derivative has no jumps, got vr_max; use "pathwise", which is '
+            "unbiased for it"
+        )
     fixed = stop_gradient(problem.model)
     drawn = problem.draw(scorer=fixed)
     log_w = stop_gradient(problem.log_w(drawn))
@@ -89,9 +112,10 @@ def score(
 ) -> tuple[Samples, Float[Array, ""]]:
     """Score-function gradient (REINFORCE): none through z, so q may be discrete.
 
-    `d value at fixed z + sum_k signal_k d log q(z_k|x)`, with `signal_k = value - baseline`, or, with
-    `baseline="leave_one_out"`, `value - value_without_k`, where `value_without_k` has `log_w[k]`
-    replaced by the mean of the other log-weights (the log of their geometric mean).
+    `d value at fixed z + sum_k signal_k d log q(z_k|x)`, with `signal_k = value - baseline`; of the ELBO,
+    a mean over samples, `signal_k = (value of sample k - baseline) / K`. With `baseline="leave_one_out"` it is
+    `value - value_without_k`, where `value_without_k` has `log_w[k]` replaced by the mean of the other
+    log-weights (the log of their geometric mean), or is 0 where that is -inf.
 
     Args:
         problem: what is estimated.
@@ -107,13 +131,29 @@ def score(
     """
     s = problem.draw(path="stopped")
     value = problem.value(s)
-    if baseline is None:
-        signal = jnp.broadcast_to(stop_gradient(value), s.log_q_z_x.shape)
-    elif isinstance(baseline, str):
+    if isinstance(baseline, str):
         signal = _without_one(problem, stop_gradient(problem.log_w(s)), baseline)
     else:
-        signal = jnp.broadcast_to(stop_gradient(value - baseline), s.log_q_z_x.shape)
-    return s, value + jnp.sum(signal * s.log_q_z_x)
+        signal = _own(problem, s, value) - (0.0 if baseline is None else baseline)
+        if problem.bound is bounds.elbo:
+            signal = signal / problem.num_samples
+    return s, value + _weighted_sum(stop_gradient(signal), s.log_q_z_x)
+
+
+def _own(problem: Problem, s: Samples, value: Float[Array, ""]) -> Float[Array, "K"]:
+    """What each sample is to be credited with: the value, or, of a mean over samples, its own term of it.
+
+    The other terms of a mean have no expectation against `d log q(z_k|x)`, but a variance.
+    """
+    if problem.bound is bounds.elbo:
+        return problem.log_w(s) - problem.beta * problem.exact(s)
+    return jnp.broadcast_to(value, s.log_q_z_x.shape)
+
+
+def _weighted_sum(weight: Float[Array, "K"], values: Float[Array, "K"]) -> Float[Array, ""]:
+    """`sum_k weight[k] * values[k]`, where a weight of 0 leaves out its value, -inf included."""
+    counts = weight != 0
+    return jnp.sum(jnp.where(counts, weight * jnp.where(counts, values, 0.0), 0.0))
 
 
 def vimco(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
@@ -134,11 +174,15 @@ def _without_one(problem: Problem, log_w: Float[Array, "K"], name: str) -> Float
         raise InputError(f'baseline: expected a number or "leave_one_out", got {name!r}')
     if count < 2:
         raise InputError(f"num_samples: leave_one_out needs at least 2, got {count}")
-    total = jnp.sum(log_w)
+    possible = log_w > -jnp.inf
+    total, num_possible = jnp.sum(jnp.where(possible, log_w, 0.0)), jnp.sum(possible)
 
     def without(k: Array) -> Array:
-        others = (total - log_w[k]) / (count - 1)
-        return problem.bound(jnp.where(jnp.arange(count) == k, others, log_w))
+        mean = (total - jnp.where(possible[k], log_w[k], 0.0)) / (count - 1)
+        all_possible = num_possible - possible[k].astype(num_possible.dtype) == count - 1
+        others = jnp.where(all_possible, mean, -jnp.inf)
+        value = problem.bound(jnp.where(jnp.arange(count) == k, others, log_w))
+        return jnp.where(jnp.isneginf(value), 0.0, value)  # any number that does not depend on z_k
 
     ks = jnp.arange(count)
     return problem.bound(log_w) - jax.lax.map(without, ks, batch_size=min(count, 128))
@@ -154,7 +198,7 @@ def rws(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """
     s = problem.draw(path="stopped")
     v = jax.nn.softmax(stop_gradient(problem.log_w(s)))
-    return s, v @ (s.log_p_x_z + s.log_p_z + s.log_q_z_x)
+    return s, _weighted_sum(v, s.log_p_x_z + s.log_p_z + s.log_q_z_x)
 
 
 def separate(problem: Problem, *, encoder_bound: Bound) -> tuple[Samples, Float[Array, ""]]:
@@ -186,6 +230,29 @@ def _require_sampled_score(problem: Problem, name: str) -> None:
             f'gradient: "{name}" evaluates log q(z|x) at z alone, which {describe(q)} cannot, '
             'having no inverse; use "pathwise" or "score"'
         )
+    if moves(q):
+        raise InputError(
+            f'gradient: "{name}" leaves out the score of q, whose mean is 0 only where its support is fixed, '
+            f'got {describe(q)}, whose support depends on its parameters; use "pathwise"'
+        )
+
+
+def moves(distribution: Distribution) -> bool:
+    """Whether a support has bounds that are arrays, so that they may be parameters.
+
+    >>> import numpyro.distributions as dist
+    >>> moves(dist.Uniform(jnp.zeros(2), jnp.ones(2))), moves(dist.Beta(2.0, 2.0))
+    (True, False)
+    """
+    if isinstance(distribution, TransformedDistribution):
+        base = distribution.base_dist
+        if base.support in (constraints.real, constraints.real_vector):
+            return False
+        parameters = jax.tree.leaves(distribution.transforms)
+        return moves(base) or any(isinstance(leaf, jax.Array) for leaf in parameters)
+    if isinstance(distribution, Independent | ExpandedDistribution):
+        return moves(distribution.base_dist)
+    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(distribution.support))
 
 
 class Entry(NamedTuple):

@@ -104,13 +104,11 @@ def _batch(args: Any, axes: Any, *, precision: Any) -> tuple[Array, int]:
 
 
 def _gradient_in_x(cotangent: Array, x: Any, w: Array, *, precision: Any) -> Array:
-    del x
-    return rows(cotangent, w.mT, precision)
+    return rows(cotangent, w.mT, precision).astype(x.aval.dtype)
 
 
 def _gradient_in_w(cotangent: Array, x: Array, w: Any, *, precision: Any) -> Array:
-    del w
-    return rows(x.mT, cotangent, precision)
+    return rows(x.mT, cotangent, precision).astype(w.aval.dtype)
 
 
 rows_p.def_impl(_matmul)

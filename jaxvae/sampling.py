@@ -6,7 +6,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution, Independent
+from numpyro.distributions import (
+    Delta,
+    Distribution,
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+)
 
 from jaxvae.distributions import (
     analytic_entropy,
@@ -251,10 +257,10 @@ def _factors(distribution: Distribution) -> Distribution | None:
 
 
 def require_latents(q: Distribution, p: Distribution) -> None:
-    """Refuse a posterior and a prior that are not over the same single latent.
+    """Refuse a posterior and a prior that are not over the same single latent, with one measure.
 
     Raises:
-        InputError: a batch shape is not (), or the event shapes differ.
+        InputError: a batch shape is not (), the event shapes differ, or one is a mass where the other is a density.
     """
     require_one_event(q, "model.posterior(x)")
     require_one_event(p, "model.prior()")
@@ -263,6 +269,22 @@ def require_latents(q: Distribution, p: Distribution) -> None:
             f"model: expected one latent shape, got {q.event_shape} from posterior(x) and "
             f"{p.event_shape} from prior()"
         )
+    if is_point_mass(q) or q.is_discrete != p.is_discrete:
+        kinds = [
+            "a point mass" if is_point_mass(d) else "a mass" if d.is_discrete else "a density"
+            for d in (q, p)
+        ]
+        raise InputError(
+            f"model: expected q(z|x) and p(z) of one measure, both densities or both masses, got {kinds[0]}, "
+            f"{describe(q)}, and {kinds[1]}, {describe(p)}; their ratio is no number"
+        )
+
+
+def is_point_mass(distribution: Distribution) -> bool:
+    """Whether a distribution has all its mass in one point, under whatever wrappers."""
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
 
 
 def require_rsample(q: Distribution) -> None:

@@ -64,12 +64,17 @@ def require_key(key: PRNGKey, name: str = "key") -> None:
     """Refuse anything but one typed key.
 
     Raises:
-        InputError: `key` is an int, None, a legacy uint32 key, or an array of keys.
+        InputError: `key` is an int, None, a legacy uint32 key, an "rbg" key, or an array of keys.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         got = type(key).__name__ if dtype is None else f"an array of {dtype}"
         raise InputError(f"{name}: expected a key made by jax.random.key(seed), got {got}")
+    if "rbg" in (kind := str(jax.random.key_impl(key))):
+        raise InputError(
+            f'{name}: expected a key whose draws do not depend on what is mapped over, got one of "{kind}", which '
+            "under vmap draws from one key for all; set jax_default_prng_impl to threefry2x32"
+        )
     if key.shape != ():
         raise InputError(
             f"{name}: expected one key, got an array of keys of shape {key.shape}; "

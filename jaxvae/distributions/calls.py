@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxvae.distributions.checks import describe
+from jaxvae.distributions.support import guarded
 from jaxvae.types import InputError, PRNGKey
 
 
@@ -20,14 +21,14 @@ def numpyro_promotion() -> Iterator[None]:
 
 
 def log_prob(distribution: Distribution, value: Array) -> Float[Array, ""]:
-    """Log-density of one event, nats.
+    """Log-density of one event, nats: -inf outside of the support, see `jaxvae.distributions.support`.
 
     Raises:
         InputError: the distribution cannot score a value that it did not draw, see `can_score`.
     """
     try:
         with numpyro_promotion():
-            return jnp.asarray(distribution.log_prob(value))
+            return jnp.asarray(guarded(distribution).log_prob(value))
     except NotImplementedError:
         raise InputError(
             "distribution: expected one that can score a given value, got "
@@ -70,7 +71,7 @@ def sample_with_log_prob(distribution: Distribution, key: PRNGKey) -> tuple[Arra
         value, intermediates = distribution.sample_with_intermediates(key)
         # Only transformed distributions have intermediates, and only theirs takes them.
         also = (intermediates,) if intermediates else ()
-        return jnp.asarray(value), jnp.asarray(distribution.log_prob(value, *also))
+        return jnp.asarray(value), jnp.asarray(guarded(distribution).log_prob(value, *also))
 
 
 def can_score(distribution: Distribution) -> bool:

@@ -94,6 +94,9 @@ def _kl(q: Any, p: Any) -> Array:
             kl = _kl_full_from_diagonal(q, p.mean, jnp.sqrt(p.variance))
         case ClassConditional(), ClassConditional():
             kl = _kl(q.label, p.label) + _expected(q, _kl(q.given_label, p.given_label))
+        case (dist.Kumaraswamy(), _) | (dist.Delta(), _):
+            # NumPyro's are a truncated series, and a value that compares a mass with a density.
+            raise NotImplementedError
         case dist.Laplace(), dist.Laplace():
             kl = _kl_of_laplaces(q, p)
         case dist.Laplace(), dist.Normal():

@@ -14,7 +14,7 @@ from jaxvae.batching import Examples, fold_each, stream_key, unpack
 from jaxvae.binding import bind
 from jaxvae.coupled.info import Kernel, kernel_function
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
-from jaxvae.evaluation.streams import Constant, stream
+from jaxvae.evaluation.streams import Constant, hold, stream
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
@@ -214,7 +214,7 @@ def log_aggregate(
     """
     examples = unpack(xs)
     size, latent_dim = len(examples.x), math.prod(np.shape(zs)[1:])
-    held: Any = model if jax.tree.leaves(model) != [model] else Constant(model)
+    held = hold(model)
     chunk = min(size, max(1, NUMBERS // max(1, len(zs) * latent_dim)))
     zs = jnp.asarray(zs)
     shapes = [zs.shape[:1], (len(zs), latent_dim)] if each else [zs.shape[:1]]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvae.evaluation.streams import Constant
+from jaxvae.evaluation.streams import Constant, hold
 from jaxvae.inference.families import Diagonal, moments
 from jaxvae.inference.fit_posterior import FitOptions, Start, optimise, require_options
 from jaxvae.inference.refinement import diagonal_elbo
@@ -98,7 +98,7 @@ def contour(
     chosen = _require_coordinates(coordinates, model.prior().event_shape)
     if not 0 <= margin < float("inf"):
         raise InputError(f"margin: expected a number of at least 0, got {margin!r}")
-    held = model if jax.tree.leaves(model) != [model] else Constant(model)
+    held = hold(model)
     seen = _fit(key, held, x, options, num_samples)
     path, encoder = (np.asarray(means)[:, chosen] for means in (seen.path, seen.encoder[None]))
     first, second = _axes(np.vstack([path, encoder]), margin, num_points)

@@ -4,15 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxvae.types import InputError
 
 SMALLEST_TAIL = 5
 _PRIOR_MEAN, _PRIOR_COUNT = 0.5, 10
 """The weak prior of k-hat: ten observations of a tail of k = 1/2."""
-_NOTHING = -80.0
-"""What a log-weight counts as, beside the largest, where it is lower: next to nothing in float32."""
 
 
 def tail_length(num_samples: int) -> int:
@@ -33,7 +31,8 @@ def pareto_k(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 
     Returns:
         k-hat, a scalar without unit; NaN where fewer than 25 weights make no tail, or where those of
-        the tail do not differ beyond float32, as under the exact posterior.
+        the tail do not differ beyond float32, as under the exact posterior; infinite where fewer than five
+        weights are not 0.
 
     Raises:
         InputError: `log_w` is no vector.
@@ -58,31 +57,61 @@ def pareto_k_of_tail(largest: Float[Array, "M+1"]) -> Float[Array, ""]:
     size = largest.shape[0] - 1
     if size < SMALLEST_TAIL:
         return jnp.full((), jnp.nan, largest.dtype)
-    tail = jnp.maximum(largest[::-1] - largest[0], _NOTHING)  # in rising order
+    tail = largest[::-1] - largest[0]  # in rising order
     threshold, tail = tail[0], tail[1:]
-    # Excesses w - u as parts of the greatest one: the fit does not depend on their unit.
-    y = jnp.exp(tail) * jnp.expm1(threshold - tail) / jnp.expm1(threshold)
-    k = _shape(jnp.maximum(y, jnp.exp(_NOTHING)))
-    k = (size * k + _PRIOR_COUNT * _PRIOR_MEAN) / (size + _PRIOR_COUNT)
-    return jnp.where(threshold < -1e-5 * jnp.maximum(1, jnp.abs(largest[0])), k, jnp.nan)
+    above = tail > threshold  # ties with the threshold are no part of the tail
+    count = jnp.sum(above.astype(tail.dtype))
+    # Log-excesses log(w - u), beside the greatest one: the fit does not depend on their unit. They stay
+    # logarithms, since the weights of a hopeless posterior are further apart than float32 reaches.
+    below = jnp.where(above, threshold - tail, -1.0)
+    log_y = jnp.where(above, tail, 0.0) + _log_one_minus_exp(below)
+    k = _shape(log_y - log_y[-1], above, count)
+    k = (count * k + _PRIOR_COUNT * _PRIOR_MEAN) / (count + _PRIOR_COUNT)
+    differ = threshold < -1e-5 * jnp.maximum(1, jnp.abs(largest[0]))
+    few = jnp.where(
+        jnp.isneginf(threshold), jnp.inf, jnp.nan
+    )  # all but a few have no weight at all
+    return jnp.where(count < SMALLEST_TAIL, few, jnp.where(differ, k, jnp.nan))
 
 
-def _shape(y: Float[Array, "M"]) -> Float[Array, ""]:
-    """K of a generalised Pareto from excesses in rising order, the last of them 1.
+def _log_one_minus_exp(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`log(1 - exp(a))` for a <= 0."""
+    return jnp.log(-jnp.expm1(a))
 
-    The mean of theta = -k / s under its profile likelihood on a grid, a quasi-Bayesian estimate.
+
+def _shape(
+    log_y: Float[Array, "M"], above: Bool[Array, "M"], count: Float[Array, ""]
+) -> Float[Array, ""]:
+    """K of a generalised Pareto from log-excesses in rising order, the last of them 0; the last `count` are there.
+
+    The mean of theta = -k / s under its profile likelihood on a grid, a quasi-Bayesian estimate. The
+    points are theta = 1 - c, c > 0: below 0, where k > 0, their logarithm is what is computed with.
     """
-    size = y.shape[0]
+    size = log_y.shape[0]
     points = 30 + math.isqrt(size)
-    quantiles = (jnp.arange(points, dtype=y.dtype) + 0.5) / points
-    quartile = y[int(size / 4 + 0.5) - 1]
-    theta = 1 + (1 - jnp.sqrt(1 / quantiles)) / (3 * quartile)
+    quantiles = (jnp.arange(points, dtype=log_y.dtype) + 0.5) / points
+    log_quartile = log_y[
+        size - count.astype(int) + jnp.maximum((count / 4 + 0.5).astype(int), 1) - 1
+    ]
+    log_c = jnp.log(jnp.sqrt(1 / quantiles) - 1) - jnp.log(3.0) - log_quartile
+    is_negative = log_c > 0
+    # Of a theta next to 0 the likelihood is that of the exponential distribution, the limit of k -> 0.
+    tiny = jnp.finfo(log_y.dtype).eps
+    log_size = jnp.where(is_negative, log_c, 0.0) + jnp.log(
+        jnp.maximum(jnp.abs(jnp.expm1(-jnp.abs(log_c))), tiny)
+    )  # log|theta|: c (1 - 1 / c), or 1 - c
 
-    def k_of(theta: Array) -> Array:
-        return jnp.mean(jnp.log1p(-theta * y))
+    def k_of(is_negative: Array, log_size: Array) -> Array:
+        log_theta_y = log_size + log_y
+        below_one = jnp.minimum(jnp.exp(jnp.minimum(log_theta_y, 0.0)), 1 - tiny)
+        each = jnp.where(is_negative, jax.nn.softplus(log_theta_y), jnp.log1p(-below_one))
+        return jnp.sum(jnp.where(above, each, 0.0)) / jnp.maximum(count, 1)
 
-    # At theta = 0 the likelihood is that of the exponential distribution, the limit of k -> 0.
-    theta = jnp.where(theta == 0, jnp.finfo(y.dtype).eps, theta)
-    k = jax.vmap(k_of)(theta)
-    profile = size * (jnp.log(-theta / k) - k - 1)
-    return k_of(jnp.sum(jax.nn.softmax(profile) * theta))
+    k = jax.vmap(k_of)(is_negative, log_size)
+    profile = count * (log_size - jnp.log(jnp.abs(k)) - k - 1)
+    # The mean of theta, each sign by itself: log of the sum of weights times sizes.
+    log_weight = jax.nn.log_softmax(profile) + log_size
+    negative = jax.nn.logsumexp(jnp.where(is_negative, log_weight, -jnp.inf))
+    positive = jax.nn.logsumexp(jnp.where(is_negative, -jnp.inf, log_weight))
+    apart = jnp.maximum(-jnp.expm1(-jnp.abs(negative - positive)), tiny)
+    return k_of(negative > positive, jnp.maximum(negative, positive) + jnp.log(apart))

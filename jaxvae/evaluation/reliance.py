@@ -17,7 +17,7 @@ from jaxvae.distributions import (
     log_prob,
     sample_with_log_prob,
 )
-from jaxvae.evaluation.streams import Constant, mean_and_error
+from jaxvae.evaluation.streams import Constant, hold, mean_and_error
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import (
@@ -102,7 +102,7 @@ def reliance_on_latents(
     examples = unpack(xs)
     if len(examples.x) < 2:
         raise InputError("xs: expected two examples or more, to exchange their latents, got one")
-    held = model if jax.tree.leaves(model) != [model] else Constant(model)
+    held = hold(model)
     pairs = _with_next(examples)
     layout = layout_of(examples.x)
     pairs, held, key = deal_out(layout, pairs, held, key)

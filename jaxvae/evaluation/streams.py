@@ -40,7 +40,8 @@ def stream(
 ) -> Any:
     """`function(model, fold_in(key, i), xs[i], **options)` for every row, as NumPy arrays.
 
-    A batch is a dispatch. The same function and options are compiled once for all calls. Of rows that
+    A batch is a dispatch. The same function and options are compiled once for all calls (for each, of a model that
+    is no pytree). Of rows that
     lie on several devices, each device computes its own, `batch_size` of them at a time.
 
     The last batch is filled up with copies of the last row, so that one compilation serves all.
@@ -50,8 +51,7 @@ def stream(
     layout = layout_of(examples.x)
     size, devices = len(examples.x), shares(layout)
     share = size // devices
-    is_pytree = jax.tree.leaves(model) != [model]
-    examples, held, key = deal_out(layout, examples, model if is_pytree else Constant(model), key)
+    examples, held, key = deal_out(layout, examples, hold(model), key)
     batch_size = min(batch_size, share)
 
     parts = []
@@ -73,16 +73,19 @@ def stream(
 
 @jax.tree_util.register_static
 class Constant:
-    """A model that is no pytree: a constant for the compiler, the same at every call."""
+    """A model that is no pytree: a constant for the compiler.
+
+    What it holds may change between calls, where nobody sees it. So each call makes a constant of its own,
+    equal to no other, and compiles anew.
+    """
 
     def __init__(self, model: Model):
         self.model = model
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Constant) and other.model is self.model
 
-    def __hash__(self) -> int:
-        return id(self.model)
+def hold(model: Model) -> Model | Constant:
+    """A model as an argument of compiled functions; a pytree is one by itself."""
+    return model if jax.tree.leaves(model) != [model] else Constant(model)
 
 
 @partial(jit_quickly, static_argnums=(0, 1, 2))

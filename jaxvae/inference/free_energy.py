@@ -31,7 +31,7 @@ def free_energy(model: Model, q: Distribution, x: Float[Array, "*event"]) -> Ter
     `F = -(distortion + rate)`, `distortion = -E_q[log p(x|z)]`, `rate = KL(q || p(z))`. It is at most
     log p(x), and equal to it where q = p(z|x); there its gradient in the model, at a fixed q, is that
     of log p(x) (Fisher's identity). The expectation is the model's `expected_log_likelihood(q, x)`
-    where it has one, or else that of `expectation`.
+    where it has one, as linear models have, or else, of bits and one-hot vectors, that of `expectation`.
 
     Args:
         model: any object with `prior` and `likelihood`.
@@ -65,6 +65,11 @@ def free_energy(model: Model, q: Distribution, x: Float[Array, "*event"]) -> Ter
 
 
 def _expected_log_likelihood(model: Model, q: Distribution, x: Array) -> Float[Array, ""]:
+    if not q.is_discrete:
+        raise InputError(
+            "model: expected one with expected_log_likelihood(q, x), the closed form of E_q[log p(x|z)], as linear "
+            f"models have, got {type(model).__name__} with {describe(q)}; use jv.elbo, which samples it"
+        )
     return expectation(q, lambda z: log_likelihood(model, x, z))
 
 

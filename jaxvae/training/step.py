@@ -52,11 +52,12 @@ def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) ->
         optimizer: an optax transformation.
 
     Raises:
-        InputError: the key is not a typed key, or the model has nothing to train.
+        InputError: the key is not a typed key, the model has nothing to train, or a plain number among its leaves.
     """
     require_key(key)
     params, _ = split(model)
     _require_untied(model)
+    _require_arrays(model)
     if not jax.tree.leaves(params):
         raise InputError(
             f"model: expected parameters to train, got none in {type(model).__name__}; "
@@ -73,6 +74,17 @@ def _require_untied(model: Model) -> None:
             "model: expected every variable in one place, got one that is shared; as a pytree its "
             "copies would drift apart, so keep it under one name and use it twice"
         )
+
+
+def _require_arrays(model: Model) -> None:
+    """Refuse plain numbers among what would be trained: they may be meant as weights, or as options."""
+    for path, leaf in jax.tree.leaves_with_path(model):
+        if isinstance(leaf, float):
+            raise InputError(
+                f"model: expected arrays to train, got the plain number {leaf} at "
+                f"{type(model).__name__}{jax.tree_util.keystr(path)}; make it an array to train it, or keep it "
+                "out of the pytree (a static field, a property) to leave it as it is"
+            )
 
 
 def make_step(
