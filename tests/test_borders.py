@@ -330,6 +330,19 @@ class Curved(NamedTuple):
         return dist.Normal(jnp.exp(z), jnp.ones(1)).to_event(1)
 
 
+def test_a_linear_decoder_is_seen_to_be_one_under_jit_too():
+    class Linear(Curved):
+        def likelihood(self, z):
+            return dist.Normal(2 * z - 1, jnp.ones(1)).to_event(1)
+
+    q = dist.Normal(f32([0.3]), f32([0.5])).to_event(1)
+    square = (1.0 - (2 * 0.3 - 1)) ** 2 + 4 * 0.25
+    for way in (inference.free_energy, jax.jit(partial(inference.free_energy, Linear()))):
+        given = () if isinstance(way, type(jax.jit(len))) else (Linear(),)
+        terms = way(*given, q, jnp.ones(1))
+        np.testing.assert_allclose(terms.distortion, square / 2 + np.log(2 * np.pi) / 2, rtol=1e-5)
+
+
 def test_free_energy_refuses_a_model_whose_expectation_it_does_not_know():
     with refused("model"):
         inference.free_energy(Curved(), Curved().prior(), jnp.ones(1))
@@ -511,6 +524,24 @@ def test_ties_with_the_threshold_are_no_tail():
     found = float(evaluation.pareto_k(jnp.asarray(log_w)))
     assert abs(found - float(fit_of(y))) < 0.02  # on a grid of other points
     assert evaluation.pareto_k(jnp.where(jnp.arange(100) < 3, 0.0, -INF)) == INF
+
+
+# Weights of rows
+
+
+@pytest.mark.parametrize("name", ["weight", "mask"])
+def test_a_row_of_weight_zero_is_not_there(name):
+    model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(3,))
+    step = jax.jit(jv.training.make_step(jv.elbo, jv_adam()))
+    state = jv.training.init(jax.random.key(1), model, jv_adam())
+    x = jnp.eye(4)
+    without, metrics = step(state, {"x": x[:3], "index": jnp.arange(3)})
+    for row in (0.0, jnp.nan):
+        batch = {"x": x.at[3].set(row), name: f32(1, 1, 1, 0)}
+        found, also = step(state, batch)
+        np.testing.assert_allclose(also["loss"], metrics["loss"], rtol=1e-6)
+        for a, b in zip(jax.tree.leaves(found.model), jax.tree.leaves(without.model), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 # Types

@@ -295,7 +295,7 @@ class Plain:
         return dist.Normal(jnp.concatenate([z, z]), jnp.ones(4)).to_event(1)
 
 
-def test_a_model_that_is_no_pytree_is_compiled_once():
+def test_a_model_that_is_no_pytree_is_compiled_once_a_call():
     traced = []
 
     class Counted(Plain):
@@ -303,11 +303,9 @@ def test_a_model_that_is_no_pytree_is_compiled_once():
             traced.append(1)
             return super().posterior(x)
 
-    model, other, xs = Counted(), Counted(), np.ones((3, 4), np.float32)
+    model, xs = Counted(), np.ones((3, 4), np.float32)
     first = log_likelihood(jax.random.key(0), model, xs, num_samples=5)
     count = len(traced)
-    again = log_likelihood(jax.random.key(0), model, xs, num_samples=5)
-    assert len(traced) == count
-    np.testing.assert_array_equal(first.estimate, again.estimate)
-    log_likelihood(jax.random.key(0), other, xs, num_samples=5)
-    assert len(traced) == 2 * count
+    again = log_likelihood(jax.random.key(0), model, xs, num_samples=5, batch_size=1)
+    assert len(traced) == 2 * count  # what it holds may have changed; of three batches it cannot
+    np.testing.assert_allclose(first.estimate, again.estimate, rtol=1e-6)
