@@ -18,11 +18,11 @@ from numpyro.distributions import (
     ExpandedDistribution,
     Independent,
     TransformedDistribution,
-    constraints,
 )
 
 from jaxvae import bounds
 from jaxvae.distributions import can_score, describe
+from jaxvae.distributions.support import is_all_reals
 from jaxvae.relaxations import (
     disarm,
     enumerate_latents,
@@ -246,7 +246,7 @@ def moves(distribution: Distribution) -> bool:
     """
     if isinstance(distribution, TransformedDistribution):
         base = distribution.base_dist
-        if base.support in (constraints.real, constraints.real_vector):
+        if is_all_reals(base.support):
             return False
         parameters = jax.tree.leaves(distribution.transforms)
         return moves(base) or any(isinstance(leaf, jax.Array) for leaf in parameters)

@@ -269,7 +269,7 @@ def require_latents(q: Distribution, p: Distribution) -> None:
             f"model: expected one latent shape, got {q.event_shape} from posterior(x) and "
             f"{p.event_shape} from prior()"
         )
-    if is_point_mass(q) or q.is_discrete != p.is_discrete:
+    if is_point_mass(q) or is_point_mass(p) or q.is_discrete != p.is_discrete:
         kinds = [
             "a point mass" if is_point_mass(d) else "a mass" if d.is_discrete else "a density"
             for d in (q, p)

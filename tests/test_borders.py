@@ -357,6 +357,10 @@ def test_free_energy_of_bits_is_the_sum():
 
 MEASURES = {
     "delta": (dist.Delta(jnp.zeros(2)).to_event(1), dist.Normal(jnp.zeros(2), 1.0).to_event(1)),
+    "a point prior": (
+        dist.Normal(jnp.zeros(2), 1.0).to_event(1),
+        dist.Delta(jnp.zeros(2)).to_event(1),
+    ),
     "bits under a density": (
         FloatBernoulli(jnp.zeros(2)).to_event(1),
         dist.Normal(jnp.zeros(2), 1.0).to_event(1),
