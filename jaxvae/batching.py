@@ -58,8 +58,7 @@ def unpack(batch: Batch) -> Examples:
     """Read a batch: an array, or a mapping with `x` and, where given, the other entries.
 
     Without `index` the examples count from 0. `mask` is [B], where 0 leaves an example out, or
-    [B, *event], where 0 marks a value of x that was not observed. `weight` [B] weighs examples; what is stored
-    in one of weight 0 has no effect on means and gradients.
+    [B, *event], where 0 marks a value of x that was not observed. `weight` [B] weighs examples.
 
     Raises:
         InputError: an entry is missing, unknown, or of another shape or type.
@@ -102,30 +101,31 @@ def unpack(batch: Batch) -> Examples:
         for name in ("mask", "weight")
         if each.get(name) is not None
     ]
-    total = math.prod(weights[1:], start=weights[0]) if weights else None
-    index = _count(x) if each["index"] is None else jnp.asarray(each["index"])
-    rows = (
+    return Examples(
         x,
+        _count(x) if each["index"] is None else jnp.asarray(each["index"]),
         None if label is None else jnp.asarray(label),
         None if mask is None else jnp.asarray(mask, jnp.float32),
+        math.prod(weights[1:], start=weights[0]) if weights else None,
     )
-    x, label, mask = rows if total is None else _present(total, rows)
-    return Examples(x, index, label, mask, total)
 
 
-def _present(weight: Float[Array, "B"], rows: Any) -> Any:
-    """The rows, with one that counts in the place of each whose weight is 0.
+def fill_absent(examples: Examples) -> Examples:
+    """The examples, with one that counts in the place of each whose weight is 0.
 
-    So what is stored there, NaN included, reaches no value and no gradient: 0 * NaN is NaN.
+    So what is stored there, NaN included, reaches no weighted mean and no gradient: 0 * NaN is NaN.
     """
-    counts = weight > 0
+    if examples.weight is None:
+        return examples
+    counts = examples.weight > 0
     first = jnp.argmax(counts)
 
     def fill(column: Array) -> Array:
         where = counts.reshape(-1, *[1] * (column.ndim - 1))
         return jnp.where(where, column, column[first][None])
 
-    return jax.tree.map(fill, rows)
+    rows = {"x": examples.x, "label": examples.label, "mask": examples.mask}
+    return examples._replace(**jax.tree.map(fill, rows))
 
 
 def _count(x: Array) -> Int[Array, "B"]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.batching import unpack
+from jaxvae.batching import fill_absent, unpack
 from jaxvae.hosts import initialize
 from jaxvae.placement import put, replicated
 from jaxvae.training.metrics import Metrics
@@ -151,7 +151,7 @@ def pmap(step: Step, *, devices: Sequence[Any] | int | None = None) -> Step:
 
     @jax.jit
     def cut(batch: Batch) -> dict[str, Any]:
-        rows = in_multiples(unpack(batch), len(found))._asdict()
+        rows = in_multiples(fill_absent(unpack(batch)), len(found))._asdict()
         return {
             name: a.reshape(len(found), -1, *a.shape[1:])
             for name, a in rows.items()

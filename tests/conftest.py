@@ -6,7 +6,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-from jaxvae.cli.cache import can_reload, fingerprint
+from jaxvae.cli.cache import SWITCH, use_compilation_cache
 from tests.support.minutes import pytest_addoption, pytest_configure
 
 __all__ = ["pytest_addoption", "pytest_configure"]  # hooks are found by their names
@@ -18,9 +18,6 @@ jax.config.update("jax_debug_key_reuse", True)
 # after a kill, several devices) is asked in processes of their own, which optimise as users' do.
 jax.config.update("jax_disable_most_optimizations", True)
 
-os.environ.setdefault(
-    "JAXVAE_COMPILATION_CACHE", "off"
-)  # nothing of the user's cache, in it or out
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
@@ -30,11 +27,9 @@ ROOT = Path(__file__).parents[1]
 
 # What the processes of this suite compile is shared, and kept for the next run: the time of one is mostly that.
 # Processes that tests start have no cache, and commands under test open one of their own.
-COMPILED = ROOT / ".pytest_cache/xla" / fingerprint()
-COMPILED.mkdir(parents=True, exist_ok=True)
-if can_reload(COMPILED):
-    jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.005)
+os.environ[SWITCH] = str(ROOT / ".pytest_cache/xla")
+use_compilation_cache()
+os.environ[SWITCH] = "off"
 
 
 @pytest.fixture

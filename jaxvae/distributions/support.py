@@ -72,13 +72,11 @@ class _Compared:
 
     def __call__(self, value: Array, *intermediates: Any) -> Array:
         inside = self.support(value)
-        return jnp.where(inside, self.own(self._inside(value), *intermediates), -jnp.inf)
-
-    def _inside(self, value: Array) -> Array:
-        """The value, or one inside in its place, so that no NaN comes from there into a gradient."""
-        try:
-            inside, feasible = self.support(value), self.support.feasible_like(value)
+        try:  # a value inside in the place of one outside, whose NaN would come into the gradient
+            feasible = jax.lax.stop_gradient(self.support.feasible_like(value))
         except NotImplementedError:
-            return value
-        inside = jnp.reshape(inside, inside.shape + (1,) * (jnp.ndim(value) - inside.ndim))
-        return jnp.where(inside, value, jax.lax.stop_gradient(feasible))
+            safe = value
+        else:
+            of_event = jnp.reshape(inside, inside.shape + (1,) * (jnp.ndim(value) - inside.ndim))
+            safe = jnp.where(of_event, value, feasible)
+        return jnp.where(inside, self.own(safe, *intermediates), -jnp.inf)

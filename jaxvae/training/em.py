@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from jaxvae.batching import unpack
+from jaxvae.batching import fill_absent, unpack
 from jaxvae.inference.steps import MStep, make_update
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
@@ -47,7 +47,7 @@ def make_em_step(
     update = make_update(model, m_step=m_step, optimizer=optimizer, num_updates=num_updates)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        examples = unpack(batch)
+        examples = fill_absent(unpack(batch))
         if examples.mask is not None:
             raise InputError("batch: EM takes whole examples, got a mask of their values")
         size = examples.x.shape[0]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxvae.batching import (
     OBSERVATION_STREAM,
     VALIDATION_STREAM,
+    fill_absent,
     map_examples,
     stream_key,
     unpack,
@@ -138,7 +139,7 @@ def make_validation(
 
     @jit_quickly
     def means(model: Model, batch: dict[str, Array]) -> Metrics:
-        examples = unpack(batch)
+        examples = fill_absent(unpack(batch))
 
         def one(key: PRNGKey, row: Any) -> Any:
             x, label, mask = row

@@ -13,7 +13,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxvae.batching import OBSERVATION_STREAM, VALIDATION_STREAM, map_examples, stream_key, unpack
+from jaxvae.batching import (
+    OBSERVATION_STREAM,
+    VALIDATION_STREAM,
+    fill_absent,
+    map_examples,
+    stream_key,
+    unpack,
+)
 from jaxvae.binding import bind
 from jaxvae.training.blocks import compiled, require_blocks
 from jaxvae.training.feeds import (
@@ -224,7 +231,7 @@ def make_validations(
     rows = deal_out(jax.tree.map(jnp.asarray, batch_rows(dataset, "valid")), None, mesh)
 
     def means(model: Model, key: PRNGKey, own: Any, rows: Rows) -> Metrics:
-        examples, objective = unpack(rows), objective_of(own)
+        examples, objective = fill_absent(unpack(rows)), objective_of(own)
         noise_key = stream_key(key, VALIDATION_STREAM)
         observation_key = stream_key(noise_key, OBSERVATION_STREAM)
 

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvae.batching import Examples, example_keys, over_batch, unpack
+from jaxvae.batching import Examples, example_keys, fill_absent, over_batch, unpack
 from jaxvae.training.metrics import Metrics, total_weight
 from jaxvae.types import (
     Batch,
@@ -139,7 +139,7 @@ def make_step(
     def step(
         state: TrainState, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
-        examples = unpack(batch)
+        examples = fill_absent(unpack(batch))
         if batch_coupled and axis_name is not None:
             raise InputError(
                 "step: an objective that couples the batch needs all of it on every device, got a "
