@@ -1,6 +1,7 @@
 """Proof by exact answers: solvable models, tests with a stated false-alarm rate, and a judge of estimators."""
 
 from jaxvae.testing.check import Check, Verdict, check_estimator
+from jaxvae.testing.check_model import Finding, ModelVerdict, check_model
 from jaxvae.testing.discrete import Discrete, discrete
 from jaxvae.testing.exact import (
     ExactModel,
@@ -29,8 +30,10 @@ __all__ = [
     "Check",
     "Discrete",
     "ExactModel",
+    "Finding",
     "GaussianMixture",
     "LinearGaussian",
+    "ModelVerdict",
     "Order",
     "Slope",
     "Verdict",
@@ -38,6 +41,7 @@ __all__ = [
     "assert_mean",
     "assert_mean_exceeds",
     "check_estimator",
+    "check_model",
     "check_order",
     "discrete",
     "draw_examples",
