@@ -22,7 +22,16 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import stream_key
 from jaxvae.distributions import analytic_kl, log_prob, require_event
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key
+from jaxvae.types import (
+    InputError,
+    Model,
+    Objective,
+    PRNGKey,
+    Terms,
+    is_known,
+    require_key,
+    require_weight,
+)
 
 EncoderLoss: TypeAlias = Callable[[PRNGKey, Model, Array], Float[Array, ""]]
 """`(key, model, x) -> scalar`, nats of one example, to be minimised."""
@@ -83,9 +92,9 @@ def with_encoder_loss(
 
     Source: McAllester (2020), "Encoder autonomy", last paragraph.
     """
-    if isinstance(weight, int | float) and not 0 <= weight < float("inf"):
-        raise InputError(f"weight: expected a finite number of at least 0, got {weight!r}")
-    return _WithEncoderLoss(objective, encoder_loss, weight)
+    require_weight(weight=weight)
+    # Python's number, so that the objective can be looked up among compiled ones.
+    return _WithEncoderLoss(objective, encoder_loss, float(weight) if is_known(weight) else weight)
 
 
 def autonomous_encoder(

@@ -73,7 +73,11 @@ def unpack(batch: Batch) -> Examples:
         raise InputError(f"batch: expected an entry x, got {sorted(entries)}")
     x = jnp.asarray(entries["x"])
     if x.ndim < 2 or x.shape[0] == 0:
-        raise InputError(f"batch: expected x of shape [B, *event] with B >= 1, got {x.shape}")
+        one_each = (
+            "; where an example is one number, write it as [B, 1], and its likelihood over (1,)"
+        )
+        hint = one_each if x.ndim == 1 and x.shape[0] else ""
+        raise InputError(f"batch: expected x of shape [B, *event] with B >= 1, got {x.shape}{hint}")
     each = {name: entries.get(name) for name in ("index", "label", "weight")}
     mask = entries.get("mask")
     if mask is not None and jnp.ndim(mask) == 1:

@@ -10,7 +10,15 @@ from jaxvae import bounds
 from jaxvae.distributions import analytic_entropy, analytic_kl
 from jaxvae.gradients import Baseline, Estimator, bend, choose, separate
 from jaxvae.sampling import KL, Bound, Penalty, Problem, Samples, kl_each, problem
-from jaxvae.types import InputError, Model, PRNGKey, Terms, require_positive
+from jaxvae.types import (
+    InputError,
+    Model,
+    PRNGKey,
+    Terms,
+    is_known,
+    require_positive,
+    require_weight,
+)
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -24,7 +32,7 @@ def elbo(
     beta: Scalar = 1.0,
     kl: KL = "analytic",
     gradient: str | Estimator = "pathwise",
-    free_bits: float = 0.0,
+    free_bits: Scalar = 0.0,
     capacity: Scalar | None = None,
     baseline: Baseline | None = None,
     temperature: Scalar | None = None,
@@ -79,7 +87,7 @@ def elbo(
     if kl not in get_args(KL):
         expected = " or ".join(f'"{choice}"' for choice in get_args(KL))
         raise InputError(f"kl: expected {expected}, got {kl!r}")
-    _require_number("beta", beta)
+    require_weight(beta=beta)
     task = problem(
         key,
         model,
@@ -256,22 +264,18 @@ def _rate(kl: KL, s: Samples) -> Float[Array, ""]:
     return s.mean(s.log_q_z_x - s.log_p_z)
 
 
-def _penalty(kl: KL, free_bits: float, capacity: Scalar | None) -> Penalty:
+def _penalty(kl: KL, free_bits: Scalar, capacity: Scalar | None) -> Penalty:
     """What beta weighs: the rate, the rate beyond the free bits, or its distance from a capacity."""
-    _require_number("free_bits", free_bits)
-    if free_bits == 0 and capacity is None:
+    require_weight(free_bits=free_bits)
+    no_free_bits = is_known(free_bits) and float(free_bits) == 0
+    if no_free_bits and capacity is None:
         return analytic_kl
     given = "capacity" if capacity is not None else "free_bits"
     if kl != "analytic":
         raise InputError(f'{given}: needs kl="analytic", the rate in closed form, got kl="{kl}"')
     if capacity is None:
         return lambda q, p: jnp.sum(jnp.maximum(kl_each(q, p), free_bits))
-    _require_number("capacity", capacity)
-    if free_bits:
+    require_weight(capacity=capacity)
+    if not no_free_bits:
         raise InputError("free_bits: has no effect beside capacity; leave one of them out")
     return lambda q, p: jnp.abs(analytic_kl(q, p) - capacity)
-
-
-def _require_number(name: str, value: Scalar) -> None:
-    if isinstance(value, int | float) and not 0 <= value < float("inf"):
-        raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")

@@ -29,7 +29,7 @@ from jaxvae.sampling import (
     over_samples,
     require_latents,
 )
-from jaxvae.types import InputError, PRNGKey
+from jaxvae.types import InputError, PRNGKey, require_above_zero
 
 MOST_STATES = 4096
 
@@ -123,8 +123,7 @@ def _relaxed(
     temperature: float | Float[Array, ""],
     passed: Callable[[Array, Array], Array],
 ) -> tuple[Samples, Float[Array, ""]]:
-    if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
-        raise InputError(f"temperature: expected a number above 0, got {temperature!r}")
+    require_above_zero(temperature=temperature)
     if problem.kl == "monte_carlo":
         raise InputError(
             'kl: expected "analytic" or "entropy" under a relaxation, because log q(z|x) of a '

@@ -195,8 +195,11 @@ def over_samples(some: Callable[[Any], Any], rows: Any, chunk_size: int | None) 
     count = jax.tree.leaves(rows)[0].shape[0]
     if chunk_size is None or chunk_size >= count:
         return some(rows)
-    whole, body = count - count % chunk_size, jax.checkpoint(some)
-    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk_size, *a.shape[1:]), rows)
+    chunks = (
+        count // chunk_size
+    )  # not inferred by reshape: an array of no latents has no size to infer it from
+    whole, body = chunks * chunk_size, jax.checkpoint(some)
+    parts = jax.tree.map(lambda a: a[:whole].reshape(chunks, chunk_size, *a.shape[1:]), rows)
     done = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), jax.lax.map(body, parts))
     if whole == count:
         return done

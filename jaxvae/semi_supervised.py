@@ -19,7 +19,16 @@ from jaxvae import objectives
 from jaxvae.batching import fold_each, stream_key
 from jaxvae.binding import require_labels
 from jaxvae.distributions import log_prob
-from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_positive
+from jaxvae.types import (
+    InputError,
+    Model,
+    PRNGKey,
+    Terms,
+    is_known,
+    require_key,
+    require_positive,
+    require_weight,
+)
 
 _STREAM = 48
 """Where the keys of labelled rows lie, apart from those of the samples of the bound."""
@@ -101,7 +110,7 @@ def semi_supervised(
     2, leaves the labelled bound out.
     """
     require_key(key)
-    _require_weight(label_weight=label_weight, labelled_bound=labelled_bound)
+    require_weight(label_weight=label_weight, labelled_bound=labelled_bound)
     require_positive(labelled_batch=labelled_batch)
     labelled_x, labelled_y = _labelled_rows(model, x, labelled_x, labelled_y)
     options = {"gradient": "enumerate"} | options
@@ -221,11 +230,5 @@ def _labelled_rows(
     return jnp.asarray(labelled_x), labelled_y
 
 
-def _require_weight(**weights: float | Array) -> None:
-    for name, value in weights.items():
-        if isinstance(value, int | float) and not 0 <= value < float("inf"):
-            raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
-
-
 def _is_zero(weight: float | Array) -> bool:
-    return isinstance(weight, int | float) and weight == 0
+    return is_known(weight) and float(weight) == 0

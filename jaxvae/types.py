@@ -1,10 +1,11 @@
 """Names that every other module shares: the model protocol, `Terms`, batches, and `InputError`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
@@ -80,6 +81,46 @@ def require_key(key: PRNGKey, name: str = "key") -> None:
             f"{name}: expected one key, got an array of keys of shape {key.shape}; "
             "vmap the function over keys, or pass one of them"
         )
+
+
+def is_known(value: Any) -> bool:
+    """Whether a number can be looked at: Python's, NumPy's or JAX's, not one that is traced."""
+    return not isinstance(value, Tracer)
+
+
+def require_weight(**values: float | Float[Array, ""]) -> None:
+    """Refuse a weight that is not one finite number of at least 0; one that is traced is a schedule's.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    for name, value in values.items():
+        expected = f"{name}: expected a finite number of at least 0"
+        found = _known_number(value, expected)
+        if found is not None and not 0 <= found < float("inf"):
+            raise InputError(f"{expected}, got {value!r}")
+
+
+def require_above_zero(**values: float | Float[Array, ""]) -> None:
+    """Refuse what is not one finite number above 0; one that is traced is a schedule's.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    for name, value in values.items():
+        expected = f"{name}: expected a finite number above 0"
+        found = _known_number(value, expected)
+        if found is not None and not 0 < found < float("inf"):
+            raise InputError(f"{expected}, got {value!r}")
+
+
+def _known_number(value: Any, expected: str) -> float | None:
+    """One number, Python's, NumPy's or JAX's; None where it is traced."""
+    if not hasattr(value, "dtype") and not isinstance(value, int | float):
+        raise InputError(f"{expected}, got {value!r}")
+    if np.shape(value) != ():
+        raise InputError(f"{expected}, got an array of shape {np.shape(value)}")
+    return float(value) if is_known(value) else None
 
 
 def require_positive(**values: int) -> None:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.coupled.terms import draw_each, elbo_of, require_choice, require_weight
+from jaxvae.coupled.terms import draw_each, elbo_of, require_choice
 from jaxvae.distributions import describe
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, Terms
+from jaxvae.types import InputError, Model, Terms, require_weight
 
 Form: TypeAlias = Literal["i", "ii"]
 

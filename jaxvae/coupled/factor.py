@@ -9,10 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
-from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents, require_weight
+from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents
 from jaxvae.networks import MLP, Activation
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key
+from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_weight
 
 Discriminator = Callable[[Array], Array]
 """One latent [D] -> one logit, of shape [] or [1]."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents, require_choice
 from jaxvae.distributions import sample
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, Terms
+from jaxvae.types import InputError, Model, Terms, is_known, require_above_zero
 
 Kernel: TypeAlias = Literal["imq", "rbf"]
 
@@ -120,8 +120,8 @@ def kernel_function(
         InputError: an unknown kernel, or a bandwidth not above 0.
     """
     require_choice("kernel", name, Kernel)
-    if isinstance(bandwidth, int | float) and not 0 < bandwidth < float("inf"):
-        raise InputError(f"bandwidth: expected a finite number above 0, got {bandwidth!r}")
+    if bandwidth is not None:
+        require_above_zero(bandwidth=bandwidth)
     variance = 2.0 * latent_dim if bandwidth is None else bandwidth**2
 
     def k(xs: Array, ys: Array) -> Array:
@@ -140,8 +140,8 @@ def _mean_of_pairs(k: Float[Array, "N N"]) -> Float[Array, ""]:
 
 
 def _require_weights(alpha: float | Array, lambda_: float | Array) -> None:
-    if not (isinstance(alpha, int | float) and isinstance(lambda_, int | float)):
-        return  # a schedule's, traced
+    if not (is_known(alpha) and is_known(lambda_)):
+        return  # a schedule's
     if not -float("inf") < alpha <= 1:
         raise InputError(
             f"alpha: expected a finite number of at most 1, for the rate has the weight 1 - alpha, got {alpha!r}"

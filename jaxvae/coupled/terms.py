@@ -64,17 +64,6 @@ def apart(key: PRNGKey) -> PRNGKey:
     return stream_key(key, 0)
 
 
-def require_weight(**values: float | Array) -> None:
-    """Refuse a weight that is not finite or is negative; a traced one is a schedule's.
-
-    Raises:
-        InputError: naming the weight.
-    """
-    for name, value in values.items():
-        if isinstance(value, int | float) and not 0 <= value < float("inf"):
-            raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
-
-
 def require_choice(name: str, value: str, choices: object) -> None:
     """Refuse an option that is not among the choices of a `Literal`.
 

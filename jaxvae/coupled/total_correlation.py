@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.coupled.terms import draw_each, elbo_of, require_choice, require_weight
+from jaxvae.coupled.terms import draw_each, elbo_of, require_choice
 from jaxvae.distributions import describe, log_prob
-from jaxvae.types import InputError, Model, Terms, require_positive
+from jaxvae.types import InputError, Model, Terms, require_positive, require_weight
 
 Weights: TypeAlias = Literal["minibatch", "stratified"]
 

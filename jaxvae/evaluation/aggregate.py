@@ -17,7 +17,15 @@ from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.evaluation.streams import Constant, hold, stream
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import (
+    Batch,
+    InputError,
+    Model,
+    PRNGKey,
+    require_above_zero,
+    require_key,
+    require_positive,
+)
 
 NUMBERS = 4_000_000
 """How many densities are held at a time, about."""
@@ -90,8 +98,15 @@ def aggregate_mmd(
     require_key(key)
     require_positive(num_permutations=num_permutations)
     require_two(xs)
+    if bandwidth is not None:
+        require_above_zero(bandwidth=bandwidth)
+        bandwidth = float(bandwidth)
     z, prior = stream(_pair, model, key, xs, batch_size=batch_size)
     size = len(z)
+    if z.shape[1] == 0:
+        raise InputError(
+            "model: expected one with latents, to be held against the prior, got latent_dim=0"
+        )
     points = jnp.concatenate([z, prior])
     shuffles = fold_each(stream_key(key, 0), jnp.arange(num_permutations))
     rows, forms = jax.device_get(_forms(points, shuffles, kernel=kernel, bandwidth=bandwidth))
