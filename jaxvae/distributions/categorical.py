@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import PRNGKey
 
 
@@ -32,7 +33,7 @@ class FloatCategorical(dist.CategoricalLogits):
 
     def sample(self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Class numbers [*sample_shape, *batch]; no gradient flows through them."""
-        return super().sample(key, sample_shape).astype(jnp.result_type(self.logits))
+        return super().sample(key, sample_shape).astype(as_real(jnp.asarray(self.logits)).dtype)
 
     @property
     def mean(self) -> Array:

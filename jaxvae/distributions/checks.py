@@ -1,5 +1,6 @@
 """Names and shapes of distributions: what a refusal says."""
 
+import jax.numpy as jnp
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
@@ -14,6 +15,12 @@ def describe(distribution: Distribution) -> str:
         return name
     transforms = dict.fromkeys(type(t).__name__ for t in getattr(distribution, "transforms", ()))
     return f"{name}({', '.join([describe(base), *transforms])})"
+
+
+def as_real(values: Array) -> Array:
+    """Parameters as they are, or as float32 where they are integers, which would cut off what is computed of them."""
+    whole = not jnp.issubdtype(jnp.result_type(values), jnp.inexact)
+    return jnp.asarray(values, jnp.result_type(float)) if whole else values
 
 
 def require_one_event(distribution: Distribution, role: str) -> None:

@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import InputError, PRNGKey
 
 
@@ -51,7 +52,7 @@ class ClassConditional(dist.Distribution):
                 "logits: expected logits [C], loc [C, D] and scale [C, D], got shapes "
                 f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
             )
-        self.logits, self.loc, self.scale = logits, loc, scale
+        self.logits, self.loc, self.scale = map(as_real, (logits, loc, scale))
         *batch, classes, size = shapes[1]
         super().__init__(tuple(batch), (classes + size,), validate_args=validate_args)
 

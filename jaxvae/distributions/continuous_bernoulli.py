@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import PRNGKey
 
 _NEAR, _NEAR_SAMPLE = 1.0, 0.1
@@ -37,7 +38,7 @@ class ContinuousBernoulli(dist.Distribution):
     reparametrized_params = ["logits"]  # noqa: RUF012
 
     def __init__(self, logits: Float[Array, "*batch"], *, validate_args: bool | None = None):
-        self.logits = logits
+        self.logits = as_real(logits)
         super().__init__(jnp.shape(logits), (), validate_args=validate_args)
 
     @validate_sample

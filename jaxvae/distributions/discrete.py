@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import InputError, PRNGKey
 
 
@@ -25,14 +26,21 @@ class FloatBernoulli(dist.BernoulliLogits):
         """Bits [*sample_shape, *batch_shape]; no gradient flows through them."""
         assert key is not None
         bits = jax.random.bernoulli(key, self.mean, shape=sample_shape + self.batch_shape)
-        return bits.astype(jnp.result_type(self.logits))
+        return bits.astype(as_real(jnp.asarray(self.logits)).dtype)
 
     def log_prob(self, value: Array, intermediates: object = None) -> Array:
         """Log-probability of each bit, nats."""
         del intermediates
-        value, logits = jnp.asarray(value), jnp.asarray(self.logits)
+        value, logits = jnp.asarray(value), as_real(jnp.asarray(self.logits))
         bit = value.astype(logits.dtype)
         return bit * jax.nn.log_sigmoid(logits) + (1 - bit) * jax.nn.log_sigmoid(-logits)
+
+
+def sum_of_classes(value: Array, log_pmf: Array) -> Array:
+    """`sum_c value[c] * log_pmf[c]`, where 0 * -inf = 0: a class that cannot be, and is not, costs nothing."""
+    value = value.astype(log_pmf.dtype)
+    possible = jnp.where(value == 0, 0, log_pmf)
+    return jnp.sum(value * possible, axis=-1)
 
 
 class OneHotCategorical(dist.Distribution):
@@ -52,7 +60,8 @@ class OneHotCategorical(dist.Distribution):
     [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     """
 
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (NumPyro reads it from the class)
+    # -inf too, for a class that cannot be: eagerly as in compiled code, where nothing is compared.
+    arg_constraints = {"logits": constraints.less_than(float("inf"))}  # noqa: RUF012 (NumPyro reads it from the class)
     support = constraints.independent(constraints.boolean, 1)  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, logits: Float[Array, "*batch D C"], *, validate_args: bool | None = None):
@@ -61,7 +70,7 @@ class OneHotCategorical(dist.Distribution):
                 "logits: expected [D, C], D variables of C classes, got shape "
                 f"{jnp.shape(logits)}; reshape one variable to [1, C]"
             )
-        self.logits = logits
+        self.logits = as_real(logits)
         *batch, variables, classes = jnp.shape(logits)
         super().__init__(tuple(batch), (variables * classes,), validate_args=validate_args)
 
@@ -77,8 +86,7 @@ class OneHotCategorical(dist.Distribution):
     def log_prob(self, value: Array, intermediates: object = None) -> Array:
         """Log-probability of each vector, nats."""
         del intermediates
-        log_pmf = self._flat(jax.nn.log_softmax(self.logits))
-        return jnp.sum(value.astype(log_pmf.dtype) * log_pmf, axis=-1)
+        return sum_of_classes(value, self._flat(jax.nn.log_softmax(self.logits)))
 
     @property
     def mean(self) -> Array:

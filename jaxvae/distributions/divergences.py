@@ -38,7 +38,8 @@ def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, ""]:
     1.0
 
     Departs from the source: NumPyro's categorical has NaN gradients at probabilities of 0, and
-    its Bernoulli entropy is NaN at logits of -200; finite supports are summed here instead.
+    its Bernoulli entropy is NaN at logits of -200; finite supports are summed here instead. Its KL of normals
+    is infinite for a scale below 1e-19.
     """
     if q.event_shape != p.event_shape:
         raise InputError(
@@ -97,6 +98,8 @@ def _kl(q: Any, p: Any) -> Array:
         case (dist.Kumaraswamy(), _) | (dist.Delta(), _):
             # NumPyro's are a truncated series, and a value that compares a mass with a density.
             raise NotImplementedError
+        case dist.Normal(), dist.Normal():
+            kl = _kl_of_normals(q, p)
         case dist.Laplace(), dist.Laplace():
             kl = _kl_of_laplaces(q, p)
         case dist.Laplace(), dist.Normal():
@@ -150,6 +153,12 @@ def _kl_full_from_diagonal(q: Any, mean: Array, scale: Array) -> Array:
 def _expected(q: ClassConditional, each: Array) -> Array:
     """The expectation over q(y) of a number for every class."""
     return jnp.sum(jax.nn.softmax(q.logits) * each, axis=-1)
+
+
+def _kl_of_normals(q: Any, p: Any) -> Array:
+    # The logarithm of the ratio, not of its square, which is 0 in float32 below 1e-23.
+    ratio, distance = q.scale / p.scale, (q.loc - p.loc) / p.scale
+    return (ratio**2 + distance**2 - 1) / 2 - jnp.log(ratio)
 
 
 def _kl_of_laplaces(q: Any, p: Any) -> Array:

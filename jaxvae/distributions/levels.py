@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import InputError, PRNGKey, require_positive
 
 
@@ -27,7 +28,7 @@ class Levels(Constraint):
 
     def __call__(self, x: Float[Array, "..."]) -> Bool[Array, "..."]:
         """Whether each value is a level."""
-        number = x * (self.num_levels - 1)
+        number = jnp.asarray(x, jnp.result_type(float)) * (self.num_levels - 1)
         nearest = jnp.round(number)
         inside = (nearest >= 0) & (nearest < self.num_levels)
         return inside & (jnp.abs(number - nearest) < 0.01)
@@ -90,7 +91,7 @@ class DiscretizedLogistic(dist.Distribution):
     ):
         require_levels(num_levels)
         _require_one_shape(loc=loc, log_scale=log_scale)
-        self.loc, self.log_scale, self.num_levels = loc, log_scale, num_levels
+        self.loc, self.log_scale, self.num_levels = as_real(loc), as_real(log_scale), num_levels
         super().__init__(jnp.shape(loc), (), validate_args=validate_args)
 
     @property
@@ -158,7 +159,7 @@ class DiscretizedLogisticMixture(dist.Distribution):
         _require_one_shape(logits=logits, loc=loc, log_scale=log_scale)
         if jnp.ndim(logits) < 1:
             raise InputError("logits: expected [*batch, M], got a scalar")
-        self.logits, self.loc, self.log_scale = logits, loc, log_scale
+        self.logits, self.loc, self.log_scale = map(as_real, (logits, loc, log_scale))
         self.num_levels = num_levels
         super().__init__(jnp.shape(logits)[:-1], (), validate_args=validate_args)
 
@@ -214,6 +215,11 @@ def require_levels(num_levels: int) -> None:
 
 def _log_mass(value: Array, loc: Array, log_scale: Array, num_levels: int) -> Array:
     """Log of the mass around the level nearest to each value."""
+    if jnp.issubdtype(jnp.result_type(value), jnp.integer) and num_levels > 2:
+        raise InputError(
+            f"x: expected levels k / {num_levels - 1} from 0 to 1, as real numbers, got {jnp.result_type(value)}; "
+            f"divide whole numbers by {num_levels - 1}"
+        )
     # From the number of the level, so that neighbours share their edge to the last bit.
     steps = num_levels - 1
     k = jax.lax.stop_gradient(jnp.round(value * steps))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import InputError, PRNGKey
 
 
@@ -55,7 +56,7 @@ class DiagonalNormalMixture(dist.Distribution):
                 "mixture: expected log_weights [C], loc [C, D] and scale [C, D], got shapes "
                 f"{', '.join(map(str, shapes))}; jax.vmap over a batch of mixtures"
             )
-        self.log_weights, self.loc, self.scale = log_weights, loc, scale
+        self.log_weights, self.loc, self.scale = map(as_real, (log_weights, loc, scale))
         super().__init__((), shapes[1][1:], validate_args=validate_args)
 
     @validate_sample

@@ -49,6 +49,7 @@ def kmeans(
         raise InputError(
             f"num_clusters: expected at most {len(rows)}, the number of rows, got {num_clusters}"
         )
+    rows = jnp.asarray(rows, jnp.result_type(float, rows))
     w = jnp.ones(len(rows)) if weights is None else jnp.asarray(weights, jnp.float32)
 
     def distances(centres: Array) -> Float[Array, "N C"]:
