@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 LARGEST_FOLD = 2**32 - 1
 ORDER_STREAM, OBSERVATION_STREAM, VALIDATION_STREAM = range(3)
+"""Streams of the key of a run."""
+PRIOR_STREAM, LABEL_STREAM, START_STREAM = range(3)
+"""Streams of the key of the initial weights: of a learned prior, of which rows have labels, of a start from data."""
 
 
 def stream_key(key: PRNGKey, stream: int) -> PRNGKey:

@@ -25,7 +25,8 @@ class InputError(ValueError):
 class Model(Protocol):
     """A latent-variable model of one example: p(z), q(z|x) and p(x|z).
 
-    Any object with these three methods is a model; a `flax.nnx.Module` is one that can be trained.
+    An object with these three methods is a model if they are pure functions of its arrays and their argument, with
+    densities that integrate to 1; `jaxvae.testing.check_model` looks. A `flax.nnx.Module` is one that can be trained.
     No argument carries a batch axis, and no method draws randomness: batching is `jax.vmap`
     outside, and sampling belongs to the objectives, which hold the key.
     """

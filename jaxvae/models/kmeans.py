@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxvae.distributions.checks import as_real
 from jaxvae.types import InputError, PRNGKey, require_key, require_positive
 
 
@@ -49,7 +50,7 @@ def kmeans(
         raise InputError(
             f"num_clusters: expected at most {len(rows)}, the number of rows, got {num_clusters}"
         )
-    rows = jnp.asarray(rows, jnp.result_type(float, rows))
+    rows = as_real(jnp.asarray(rows))
     w = jnp.ones(len(rows)) if weights is None else jnp.asarray(weights, jnp.float32)
 
     def distances(centres: Array) -> Float[Array, "N C"]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
+from jaxvae.batching import PRIOR_STREAM, stream_key
 from jaxvae.distributions import (
     DiagonalNormalMixture,
     InverseAutoregressive,
@@ -19,9 +19,6 @@ from jaxvae.models.posteriors import PosteriorName
 from jaxvae.types import InputError, PRNGKey, require_positive
 
 FlowName: TypeAlias = Literal["spline", "masked_autoregressive"]
-
-PRIOR_STREAM = 2**32 - 1
-"""What a factory folds into its key for the prior; its networks' keys count up from 0."""
 
 
 class MixturePrior(nnx.Module):
@@ -122,7 +119,7 @@ class FlowPrior(nnx.Module):
 
 def prior_rngs(key: PRNGKey) -> nnx.Rngs:
     """Keys for a prior, apart from those of the networks that the same key gives."""
-    return nnx.Rngs(jax.random.fold_in(key, jnp.uint32(PRIOR_STREAM)))
+    return nnx.Rngs(stream_key(key, PRIOR_STREAM))
 
 
 def require_real_latents(posterior: PosteriorName) -> None:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from jaxvae.batching import stream_key
+from jaxvae.batching import LABEL_STREAM, START_STREAM, stream_key
 from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.models.likelihoods import LikelihoodName
@@ -319,7 +319,7 @@ def build(config: TrainConfig, *, dataset: Dataset | None = None) -> Parts:
     """
     config = config.resolved()
     weights_key, _, data_key, _ = config.keys()
-    start_key, label_key = (stream_key(weights_key, i) for i in range(2))
+    start_key, label_key = (stream_key(weights_key, i) for i in (START_STREAM, LABEL_STREAM))
     dataset = _load(config, data_key) if dataset is None else dataset
     rows = len(dataset.splits["train"]["x"])
     if config.batch_size > rows and config.fit == "gradient":

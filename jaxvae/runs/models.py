@@ -143,7 +143,9 @@ def started_from_data(key: PRNGKey, model: Any, dataset: Dataset) -> Any:
     """
     if not hasattr(model, "initialized"):
         return model
-    return model.initialized(key, observe_split(key, dataset.sampled(ROWS_TO_START_FROM), "train"))
+    start_key, rows_key = jax.random.split(key)
+    rows = observe_split(rows_key, dataset.sampled(ROWS_TO_START_FROM), "train")
+    return model.initialized(start_key, rows)
 
 
 def _of_the_data(name: str, model: str, dataset: Dataset) -> int:

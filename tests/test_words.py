@@ -1,0 +1,166 @@
+"""What was a crash, or a wrong number, is words, or the right number: weights, sizes and dtypes at their borders."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import jaxvae as jv
+from jaxvae.distributions import (
+    ContinuousBernoulli,
+    DiagonalNormalMixture,
+    DiscretizedLogistic,
+    FloatBernoulli,
+    OneHotCategorical,
+    analytic_kl,
+    log_prob,
+    sample,
+)
+
+KEY, X = jax.random.key(0), jnp.array([1.0, 0.0, 1.0, 1.0])
+MODEL = jv.models.vae(jax.random.key(1), (4,), latent_dim=2, hidden=(3,))
+NO_LATENTS = jv.models.autoregressive(jax.random.key(2), (4,), latent_dim=0, hidden=(3,))
+
+
+def refused(function, *words):
+    with pytest.raises(jv.InputError) as caught:
+        function()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+WEIGHTS = {
+    "beta": lambda value: jv.elbo(KEY, MODEL, X, beta=value),
+    "free_bits": lambda value: jv.elbo(KEY, MODEL, X, free_bits=value),
+    "capacity": lambda value: jv.elbo(KEY, MODEL, X, capacity=value),
+    "weight": lambda value: jv.autonomous.with_encoder_loss(jv.elbo, lambda *_: X[0], weight=value),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize(
+    "value", [-1.0, np.float32(-1), jnp.float32(-1), jnp.float32(np.nan), jnp.ones(2), "1"]
+)
+def test_a_weight_is_one_number_of_at_least_0_whatever_its_type(name, value):
+    refused(lambda: WEIGHTS[name](value), f"{name}: expected a finite number of at least 0, got")
+
+
+def test_free_bits_may_follow_a_schedule():
+    traced = jax.jit(lambda bits: jv.elbo(KEY, MODEL, X, free_bits=bits).objective)
+    # The rate of each latent alone, with what it must not fall below: not from the library's penalty.
+    q = MODEL.posterior(X)
+    loc, scale = (np.asarray(a, np.float64) for a in (q.mean, jnp.sqrt(q.variance)))
+    rates = (loc**2 + scale**2 - 1) / 2 - np.log(scale)
+    plain = jv.elbo(KEY, MODEL, X)
+    for bits in (0.0, 0.3, 2.0):
+        exact = -float(plain.distortion) - np.maximum(rates, bits).sum()
+        np.testing.assert_allclose(traced(bits), exact, rtol=1e-5)
+    refused(
+        lambda: jax.jit(lambda bits: jv.elbo(KEY, MODEL, X, free_bits=bits, capacity=1.0))(0.5),
+        "free_bits: has no effect beside capacity",
+    )
+
+
+def test_a_weight_that_is_an_array_is_evaluated():
+    loss = lambda key, model, x: jnp.sum(model.posterior(x).mean ** 2)  # noqa: E731
+    objectives = [
+        jv.autonomous.with_encoder_loss(jv.elbo, loss, weight=weight)
+        for weight in (0.5, jnp.asarray(0.5))
+    ]
+    found = [jv.evaluation.terms(KEY, MODEL, X[None], objective=o).objective for o in objectives]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg"])
+def test_a_model_without_latents_is_sampled_in_chunks(gradient):
+    bound = partial(jv.iwae, KEY, num_samples=5, gradient=gradient)
+    exact = log_prob(NO_LATENTS.likelihood(jnp.zeros(0)), X)
+
+    def value(model, chunk_size):
+        return bound(model=model, x=X, chunk_size=chunk_size).objective
+
+    found, slopes = jax.jit(jax.value_and_grad(partial(value, chunk_size=2)))(NO_LATENTS)
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    for a, b in zip(
+        jax.tree.leaves(slopes), jax.tree.leaves(jax.grad(value)(NO_LATENTS, None)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_latents_are_held_against_no_prior():
+    refused(
+        lambda: jv.evaluation.aggregate_mmd(KEY, NO_LATENTS, jnp.stack([X, X])),
+        "expected one with latents",
+        "latent_dim=0",
+    )
+
+
+def test_examples_of_one_number_are_told_how_to_be_written():
+    refused(lambda: jv.evaluation.log_likelihood(KEY, MODEL, jnp.ones(5), num_samples=2), "[B, 1]")
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-19, 1e-22, 1e-30])
+def test_kl_of_normals_of_tiny_scale(scale):
+    q, p = dist.Normal(0.3, scale), dist.Normal(0.0, 1.0)
+    exact = (0.3**2 - 1) / 2 - np.log(scale)
+    np.testing.assert_allclose(analytic_kl(q, p), exact, rtol=1e-6)
+    slope = jax.grad(lambda s: analytic_kl(dist.Normal(0.3, s), p))(scale)
+    np.testing.assert_allclose(slope, -1 / scale, rtol=1e-5)
+    if scale < 1e-23:  # the twin: the logarithm of the ratio's square, which float32 does not hold
+        assert np.float32(scale) ** 2 == 0
+
+
+def test_a_class_that_cannot_be_costs_nothing_where_it_is_not():
+    logits, value = jnp.array([[0.0, -jnp.inf, 1.0]]), jnp.array([1.0, 0.0, 0.0])
+
+    def score(logits):
+        return log_prob(OneHotCategorical(logits), value)
+
+    exact = -np.log1p(np.exp(1.0))
+    for call in (score, jax.jit(score)):
+        np.testing.assert_allclose(call(logits), exact, rtol=1e-6)
+    p = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(jax.jit(jax.grad(score))(logits)[0], [p, 0, -p], rtol=1e-5)
+    assert score(logits) != log_prob(OneHotCategorical(logits), jnp.array([0.0, 1.0, 0.0]))
+    assert np.isnan(jnp.sum(value * jax.nn.log_softmax(logits)[0]))  # the twin: 0 * -inf
+
+
+def test_whole_numbers_are_no_levels():
+    levels = DiscretizedLogistic(jnp.zeros(2), jnp.zeros(2)).to_event(1)
+    refused(
+        lambda: log_prob(levels, jnp.array([0, 255], jnp.uint8)),
+        "x: expected levels k / 255",
+        "uint8",
+        "divide",
+    )
+
+
+FAMILIES = {
+    "bits": lambda t: FloatBernoulli(logits=t).to_event(1),
+    "continuous bits": lambda t: ContinuousBernoulli(t).to_event(1),
+    "levels": lambda t: DiscretizedLogistic(t, t).to_event(1),
+    "classes": lambda t: OneHotCategorical(t.reshape(2, 2)),
+    "mixture": lambda t: DiagonalNormalMixture(t[:2], t.reshape(2, 2), abs(t.reshape(2, 2)) + t[1]),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whole_numbers_as_parameters_cut_nothing_off(name):
+    whole = jnp.array([0, 1, 2, -1])
+    with jax.numpy_dtype_promotion("standard"):  # NumPyro's own classes add reals to them
+        found, exact = (FAMILIES[name](t) for t in (whole, whole.astype(jnp.float32)))
+    draws = [sample(family, jax.random.key(3)) for family in (found, exact)]
+    np.testing.assert_array_equal(*draws)
+    value = jnp.full(exact.event_shape, 0.4)
+    np.testing.assert_array_equal(log_prob(found, value), log_prob(exact, value))
+    # The twin: a value in the dtype of the parameters.
+    assert log_prob(exact, value) != log_prob(exact, value.astype(whole.dtype).astype(jnp.float32))
+
+
+def test_clusters_of_rows_of_numpy_and_of_whole_numbers():
+    rows = np.array([[0, 0], [1, 0], [9, 9], [9, 10]])
+    centres, nearest = jv.models.kmeans(KEY, rows, 2)
+    np.testing.assert_allclose(sorted(np.asarray(centres)[:, 0]), [0.5, 9.0])
+    assert nearest[0] == nearest[1] != nearest[2] == nearest[3]
