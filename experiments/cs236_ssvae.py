@@ -97,7 +97,7 @@ def m2(key, data, labelled, how, *, labelled_bound=0.0, **options: Any):
     return fit(run_key, model, objective, data, **how, schedules=labelled.schedules)
 
 
-def supervised(key: jax.Array, data: Any, labelled: Labelled, *, total_steps: int = 1000):
+def supervised(key: jax.Array, data: Any, labelled: Labelled, *, total_steps: int):
     """M2's classifier by itself, on the labelled rows alone."""
     model_key, run_key = jax.random.split(key)
     options = {"num_classes": CLASSES, "latent_dim": 1, "hidden": (1,)}
@@ -199,7 +199,9 @@ def main() -> None:
         key = jax.random.fold_in(jax.random.key(args.seed), draw)
         keys = list(jax.random.split(key, 5))
         labelled = Labelled.choose(keys[0], data, args.num_labels)
-        results = {"supervised only": test(supervised(keys[1], data, labelled), data).accuracy}
+        steps = min(1000, args.total_steps)
+        baseline = supervised(keys[1], data, labelled, total_steps=steps)
+        results = {"supervised only": test(baseline, data).accuracy}
         if args.model == "m2":
             result = test(
                 m2(keys[2], data, labelled, how, labelled_bound=args.labelled_bound), data

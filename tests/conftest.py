@@ -1,5 +1,6 @@
 import os
 import runpy
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -26,25 +27,38 @@ settings.load_profile("fixed")
 ROOT = Path(__file__).parents[1]
 
 # What the processes of this suite compile is shared, and kept for the next run: the time of one is mostly that.
-# Processes that tests start have no cache, and commands under test open one of their own.
+# Of the processes that tests start, those with the environment `quick()` share it; commands under test open one of
+# their own.
 os.environ[SWITCH] = str(ROOT / ".pytest_cache/xla")
 use_compilation_cache()
 os.environ[SWITCH] = "off"
 
 
 @pytest.fixture
-def experiment(monkeypatch, capsys, tmp_path):
-    """A function that runs an experiment in this process, as JAX is set for users, and returns what it says."""
+def as_users(monkeypatch, tmp_path):
+    """A context in which JAX is set as for users, in a folder of its own."""
 
-    def run(name, *options):
-        script = str(ROOT / f"experiments/{name}.py")
+    @contextmanager
+    def context():
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", [script, *options])
         with (
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
             jax.debug_key_reuse(False),
         ):
+            yield
+
+    return context
+
+
+@pytest.fixture
+def experiment(as_users, monkeypatch, capsys):
+    """A function that runs an experiment in this process and returns what it says."""
+
+    def run(name, *options):
+        script = str(ROOT / f"experiments/{name}.py")
+        monkeypatch.setattr("sys.argv", [script, *options])
+        with as_users():
             runpy.run_path(script, run_name="__main__")
         return capsys.readouterr().out
 
