@@ -81,7 +81,7 @@ SHORT = {
         r"monotone (True|False), convex (True|False), best ELBO at beta [14]",
     ),
     "single_cell": (
-        "--data single_cell/mouse_brain_neurons_10x_10000x1000_counts.npz --total-steps 20 "
+        "--data single_cell/mouse_brain_neurons_10x_10000x1000_counts.npz --total-steps 3 "
         "--num-samples 2",
         r"no latents, negative binomial +\d+\.\d+ \+- \d+\.\d+",
     ),

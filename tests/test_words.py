@@ -164,3 +164,53 @@ def test_clusters_of_rows_of_numpy_and_of_whole_numbers():
     centres, nearest = jv.models.kmeans(KEY, rows, 2)
     np.testing.assert_allclose(sorted(np.asarray(centres)[:, 0]), [0.5, 9.0])
     assert nearest[0] == nearest[1] != nearest[2] == nearest[3]
+
+
+# Mixtures whose components lie far apart, relative to their scales.
+
+
+def mixture_gradients(score, distance):
+    """Gradients of the mean log-density of draws, in float32 and in float64, of weights, means and scales."""
+    rng = np.random.default_rng(0)
+    loc = distance * rng.normal(size=(3, 2))
+    scale = np.exp(rng.normal(size=(3, 2)) / 4)
+    z = np.concatenate([c + s * rng.normal(size=(8, 2)) for c, s in zip(loc, scale, strict=True)])
+    arguments = [np.asarray(a, np.float32) for a in (np.zeros(3), loc, scale)]
+    z = np.float32(z)
+
+    def value(z, log_weights, loc, scale):
+        each = jax.vmap(lambda z: score(z, log_weights, loc, scale))(z)
+        return jnp.mean(each)
+
+    slopes = jax.grad(value, argnums=(0, 1, 2, 3))
+    found = jax.jit(slopes)(z, *arguments)
+    return found, jv.testing.in_float64(slopes, z, *arguments)
+
+
+def library_score(z, log_weights, loc, scale):
+    return DiagonalNormalMixture(log_weights, loc, scale, validate_args=False).log_prob(z)
+
+
+def multiplied_out_score(z, log_weights, loc, scale):
+    """The twin: the square multiplied out, from the centre."""
+    centre, precision = jnp.mean(loc, 0), 1 / scale**2
+    z, loc = z - centre, loc - centre[None]
+    exponents = precision @ z**2 - 2 * (loc * precision) @ z + jnp.sum(loc**2 * precision, 1)
+    log_joint = jax.nn.log_softmax(log_weights) - jnp.sum(jnp.log(scale), 1) - exponents / 2
+    return jax.nn.logsumexp(log_joint)
+
+
+def check_mixture_gradients(score, distance):
+    """Of z and the means to 1e-8 of the distance, which rounds z itself by as much; of weights and scales to 2e-5."""
+    found, exact = mixture_gradients(score, distance)
+    near = max(2e-6, 1e-8 * distance)
+    for a, b, limit in zip(found, exact, (near, 2e-6, near, 2e-5), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=limit)
+
+
+@pytest.mark.parametrize("distance", [3.0, 100.0, 10_000.0])
+def test_gradients_of_mixtures_far_apart(distance):
+    check_mixture_gradients(library_score, distance)
+    if distance > 10:
+        with pytest.raises(AssertionError):
+            check_mixture_gradients(multiplied_out_score, distance)

@@ -1,10 +1,10 @@
 """Mixtures of normals: the density of many components in one go."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
@@ -86,9 +86,8 @@ class DiagonalNormalMixture(dist.Distribution):
 
     def log_joint(self, z: Float[Array, "D"]) -> Float[Array, "C"]:
         """`log w[c] + log N(z; loc[c], diag(scale[c]^2))` of every component, nats."""
-        log_normaliser = jnp.sum(jnp.log(self.scale), -1) + self.loc.shape[1] * np.float32(
-            np.log(2 * np.pi) / 2
-        )
+        log_root = math.log(2 * math.pi) / 2
+        log_normaliser = jnp.sum(jnp.log(self.scale), -1) + self.loc.shape[1] * log_root
         constant = jax.nn.log_softmax(self.log_weights) - log_normaliser
         return constant + _exponents(z, self.loc, 1 / self.scale)
 
@@ -96,33 +95,44 @@ class DiagonalNormalMixture(dist.Distribution):
         return jax.nn.logsumexp(self.log_joint(z))
 
 
-@jax.custom_jvp
-def _exponents(
+def _from_differences(
     z: Float[Array, "D"], loc: Float[Array, "C D"], precision_root: Float[Array, "C D"]
 ) -> Float[Array, "C"]:
-    """`-sum_d ((z[d] - loc[c, d]) * precision_root[c, d])^2 / 2`, whose gradient is of matrix products.
-
-    The value is made from differences, which round well wherever z is. Differentiating them would
-    keep arrays of [B, K, C, D] under `vmap`, ten or forty times the densities, and move them
-    through the memory several times; the derivative is that of the square multiplied out instead.
-    """
+    """`-sum_d ((z[d] - loc[c, d]) * precision_root[c, d])^2 / 2`: differences round well wherever z is."""
     # Components come last: the longest axis is the one that vector units run along.
     scaled = (z[:, None] - loc.T) * precision_root.T
     return -jnp.sum(jnp.square(scaled), 0) / 2
 
 
+_exponents = jax.custom_jvp(_from_differences)
+"""The exponents, whose gradients in z and loc are of matrix products.
+
+Differentiating the differences would keep arrays of [B, K, C, D] under `vmap`, ten or forty times the densities,
+and move them through the memory several times. So the derivative in z and loc is that of the square multiplied
+out: it rounds to 1e-7 of the distances among components, as z itself does. That in the precisions would round to
+1e-7 of their squares, and is taken from differences, computed again in the backward pass.
+"""
+
+
 @_exponents.defjvp
 def _exponents_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    z, loc, precision_root = primals
     # Centred, so that rounding is relative to the distances among the components, not from 0.
-    centre = jnp.mean(primals[1], 0)
+    centre, precision = jnp.mean(loc, 0), jnp.square(precision_root)
 
-    def multiplied_out(z: Array, loc: Array, precision_root: Array) -> Array:
-        z, loc, precision = z - centre, loc - centre[None], jnp.square(precision_root)
+    def multiplied_out(z: Array, loc: Array) -> Array:
+        z, loc = z - centre, loc - centre[None]
         constant = jnp.sum(jnp.square(loc) * precision, -1)
         linear, square = _product(z, loc * precision), _product(jnp.square(z), precision)
         return linear - (square + constant) / 2
 
-    return _exponents(*primals), jax.jvp(multiplied_out, primals, tangents)[1]
+    @jax.checkpoint
+    def of_precision(precision_root: Array) -> Array:
+        return _from_differences(z, loc, precision_root)
+
+    moved = jax.jvp(multiplied_out, (z, loc), tangents[:2])[1]
+    scaled = jax.jvp(of_precision, (precision_root,), tangents[2:])[1]
+    return _exponents(*primals), moved + scaled
 
 
 def _product(z: Float[Array, "D"], matrix: Float[Array, "C D"]) -> Float[Array, "C"]:
