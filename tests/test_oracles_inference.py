@@ -16,6 +16,7 @@ from scipy import special, stats
 
 import jaxvae as jv
 from jaxvae import testing
+from jaxvae.bench.lines import fit_line
 from jaxvae.distributions import (
     FloatBernoulli,
     FloatCategorical,
@@ -452,18 +453,32 @@ def test_the_ratio_of_known_noise():
             check_snr(twin)
 
 
+KS, TIMES = np.array([1.0, 2.0, 5.0, 9.0]), np.array([3.0, 4.0, 9.0, 11.0])
+
+
 def check_slope(function):
-    """The regression of SciPy, with its error."""
-    ks, values = np.array([1.0, 2.0, 5.0, 9.0]), np.array([3.0, 4.0, 9.0, 11.0])
-    theirs = stats.linregress(np.log(ks), np.log(values))
-    np.testing.assert_allclose(function(ks, values), (theirs.slope, theirs.stderr), rtol=1e-9)
+    """The regression of SciPy on logarithms, with its error."""
+    theirs = stats.linregress(np.log(KS), np.log(TIMES))
+    np.testing.assert_allclose(function(KS, TIMES), (theirs.slope, theirs.stderr), rtol=1e-9)
+
+
+def check_line(function):
+    theirs = stats.linregress(KS, TIMES)
+    exact = theirs.intercept, theirs.slope, theirs.rvalue**2
+    np.testing.assert_allclose(function(KS, TIMES), exact, rtol=1e-9)
 
 
 def test_slopes_are_scipys():
     check_slope(slope)
-    for twin in (lambda ks, v: slope(v, ks), lambda ks, v: slope(np.exp(ks), np.exp(v))):
+    check_line(fit_line)
+    for check, twin in (
+        (check_slope, lambda ks, times: slope(times, ks)),
+        (check_slope, lambda ks, times: slope(np.exp(ks), np.exp(times))),
+        (check_line, lambda ks, times: fit_line(times, ks)),
+        (check_line, lambda ks, times: fit_line(ks - ks.mean(), times)),
+    ):
         with pytest.raises(AssertionError):
-            check_slope(twin)
+            check(twin)
 
 
 # Densities and samples.
