@@ -229,7 +229,7 @@ def test_kl_of_each_latent_is_the_integral():
 
 
 def check_over_samples(function):
-    """`sum_k g_k tanh(a z_k)` and its slope in a by NumPy, for chunks that divide 7 and that do not."""
+    """`sum_k g_k tanh(a z_k)` and its slope in a by NumPy, in chunks that do not divide 7, in one, and whole."""
     z, g = np.random.default_rng(0).normal(size=(2, 7, 2))
 
     def value(a, chunk_size):
@@ -239,7 +239,7 @@ def check_over_samples(function):
     @jax.jit
     def all_of_them(a):
         grad = jax.grad(value, has_aux=True)
-        return [grad(a, size) for size in (1, 2, 3, 7, 100, None)]
+        return [grad(a, size) for size in (2, 7, None)]
 
     for slope, each in all_of_them(jnp.float32(0.8)):
         np.testing.assert_allclose(each, np.tanh(0.8 * z), rtol=1e-5)
