@@ -6,6 +6,7 @@ of the discrete model, so the value stays its bound: a relaxation only bends the
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     require_latents(q, p)
     if isinstance(q, ClassConditional):
         return _enumerate_classes(problem, q, p)
-    z = jnp.asarray(states(q), jnp.float32)
+    z = jnp.asarray(states(q), _dtype(q))
 
     def one(z: Array) -> tuple[Array, ...]:
         return z, log_likelihood(problem.model, problem.x, z), log_prob(p, z), log_prob(q, z)
@@ -188,7 +189,7 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     def one(k: Array) -> tuple[Array, ...]:
         u = jax.random.uniform(jax.random.fold_in(problem.key, k), logits.shape)
         on = jax.nn.sigmoid(stop_gradient(logits))
-        pair = (1 - u < on).astype(jnp.float32), (u < on).astype(jnp.float32)
+        pair = (1 - u < on).astype(logits.dtype), (u < on).astype(logits.dtype)
         return tuple(
             jnp.stack(column)
             for column in zip(
@@ -220,6 +221,11 @@ def bit_logits(q: Distribution) -> Float[Array, "D"]:
         f"gradient: expected a posterior of independent bits (or one-hot vectors, where the "
         f'estimator takes them), such as vae(posterior="bernoulli"), got {describe(q)}'
     )
+
+
+def _dtype(q: Distribution) -> Any:
+    """Of a discrete latent: that of its logits."""
+    return jnp.result_type(q.logits if isinstance(q, OneHotCategorical) else bit_logits(q))
 
 
 def states(q: Distribution) -> Float[np.ndarray, "S D"]:

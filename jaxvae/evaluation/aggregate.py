@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.batching import Examples, fold_each, stream_key, unpack
 from jaxvae.binding import bind
 from jaxvae.coupled.info import Kernel, kernel_function
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
-from jaxvae.evaluation.streams import Constant, hold, stream
+from jaxvae.evaluation.streams import Constant, hold, is_there, stream, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import (
@@ -74,7 +74,7 @@ def aggregate_mmd(
         key: one typed key; example i draws from `fold_in(key, i)`.
         model: any object with `prior` and `posterior`, or with `given`.
         xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
-            and `mask`.
+            and `mask`; rows of weight 0 are left out, the others are alike, as a permutation needs them.
         kernel: "rbf" or "imq", see `jaxvae.coupled.mmd2`.
         bandwidth: length scale of the kernel; None is sqrt(2 D).
         num_permutations: P; no p-value is below 1 / (P + 1).
@@ -101,7 +101,8 @@ def aggregate_mmd(
     if bandwidth is not None:
         require_above_zero(bandwidth=bandwidth)
         bandwidth = float(bandwidth)
-    z, prior = stream(_pair, model, key, xs, batch_size=batch_size)
+    there = is_there(xs)
+    z, prior = (rows[there] for rows in stream(_pair, model, key, xs, batch_size=batch_size))
     size = len(z)
     if z.shape[1] == 0:
         raise InputError(
@@ -211,7 +212,7 @@ class _LogSum(NamedTuple):
 def log_aggregate(
     model: Model, xs: Batch, zs: Float[Array | np.ndarray, "M *latent"], *, each: bool = False
 ) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M D"] | None]:
-    """`log q(z) = log mean_n q(z|x_n)` of latents, nats, over all N examples.
+    """`log q(z) = log mean_n q(z|x_n)` of latents, nats, over all N examples, by their weights.
 
     The examples stream through in chunks, each encoded once; so many that chunk x M is bounded.
 
@@ -234,12 +235,15 @@ def log_aggregate(
     zs = jnp.asarray(zs)
     shapes = [zs.shape[:1], (len(zs), latent_dim)] if each else [zs.shape[:1]]
     sums = [_LogSum(jnp.full(shape, -jnp.inf), jnp.zeros(shape)) for shape in shapes]
+    given = weights_of(xs)
+    weight = np.ones(size) if given is None else given
     for start in range(0, size, chunk):
         index = np.arange(start, start + chunk)
-        there = jnp.asarray(index < size)
-        sums = _add(held, sums, zs, examples, jnp.asarray(np.minimum(index, size - 1)), there)
+        row = np.minimum(index, size - 1)
+        counts = jnp.asarray(np.where(index < size, weight[row], 0.0), jnp.float32)
+        sums = _add(held, sums, zs, examples, jnp.asarray(row), counts)
         jax.block_until_ready(sums)
-    logs = [total.log() - math.log(size) for total in sums]
+    logs = [total.log() - math.log(np.sum(weight)) for total in sums]
     return logs[0], logs[1] if each else None
 
 
@@ -250,23 +254,23 @@ def _add(
     zs: Array,
     examples: Examples,
     index: Int[Array, "C"],
-    there: Bool[Array, "C"],
+    counts: Float[Array, "C"],
 ) -> list[_LogSum]:
     model = held.model if isinstance(held, Constant) else held
 
-    def one(row: Examples, there: Array) -> list[Array]:
+    def one(row: Examples, weight: Array) -> list[Array]:
         q = bind(model, row.label, row.mask).posterior(row.x)
 
         def score(z: Array) -> list[Array]:
             each = log_prob_each(q, z)
             log_q = log_prob(q, z) if each is None else jnp.sum(each)
             wanted = [log_q] if len(sums) == 1 or each is None else [log_q, each]
-            return [jnp.where(there, value, -jnp.inf) for value in wanted]
+            return [jnp.where(weight > 0, value + jnp.log(weight), -jnp.inf) for value in wanted]
 
         return jax.vmap(score)(zs)
 
     rows = jax.tree.map(lambda column: column[index], examples)
-    values = jax.vmap(one)(rows, there)
+    values = jax.vmap(one)(rows, counts)
     return [total.add(value) for total, value in zip(sums, values, strict=True)]
 
 
@@ -276,7 +280,7 @@ def require_two(xs: Batch) -> None:
     Raises:
         InputError: there is one.
     """
-    if len(unpack(xs).x) < 2:
+    if np.sum(is_there(xs)) < 2:
         raise InputError(
             "xs: expected two examples or more, whose posteriors are mixed, got one; pass many"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvae.evaluation.chains import Schedule, Settings, Start, anneal, draw, ladder, path, tune
-from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.evaluation.streams import mean_and_error, stream, weights_of
 from jaxvae.types import Batch, Model, PRNGKey, require_key
 
 
@@ -25,10 +25,12 @@ class AIS(NamedTuple):
     """Effective number of chains, (sum w)^2 / sum w^2, from 1 to K."""
     acceptance: Float[np.ndarray, "N"]
     """Mean acceptance probability of the transitions; NaN where there are none."""
+    weight: Float[np.ndarray, "N"] | None = None
+    """How much each example counts in the mean, 0 for not at all; alike if None."""
 
     def mean(self) -> tuple[float, float]:
         """The mean over examples and its standard error, sd / sqrt(N), nats."""
-        return mean_and_error(self.estimate)
+        return mean_and_error(self.estimate, self.weight)
 
 
 def ais(
@@ -103,7 +105,7 @@ def ais(
     result = stream(
         _ais, model, key, xs, batch_size=size, on_progress=on_progress, settings=settings
     )
-    return AIS(*result)
+    return result._replace(weight=weights_of(xs))
 
 
 def _ais(model: Model, key: PRNGKey, x: Array, *, settings: Settings) -> AIS:

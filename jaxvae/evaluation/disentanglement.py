@@ -18,6 +18,7 @@ from jaxvae.evaluation.factors import (
     require_factors,
 )
 from jaxvae.evaluation.latents import posterior_moments
+from jaxvae.evaluation.streams import is_there
 from jaxvae.types import Batch, Model
 
 ROUNDING = 1e-10  # nats that the rounding of sums may leave of 0
@@ -66,7 +67,7 @@ def disentanglement(
 
     Args:
         model: any object with `posterior`.
-        xs: examples as the model sees them, [N, *event], or a batch.
+        xs: examples as the model sees them, [N, *event], or a batch, whose rows of weight 0 are left out.
         factors: what made them, such as `dataset.splits["test"]["factors"]`, integers [N, F].
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
         num_bins: bins of each latent.
@@ -82,7 +83,8 @@ def disentanglement(
     disentangled representations", for posterior means as codes, and for the bins.
     """
     means = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size).mean
-    codes = means.reshape(len(means), -1)
+    there = is_there(xs)
+    codes, factors = means.reshape(len(means), -1)[there], np.asarray(factors)[there]
     found = dci(codes, factors)
     return Disentanglement(
         mig(codes, factors, num_bins=num_bins),

@@ -1,6 +1,7 @@
 """Inference gaps: what the ELBO loses to the family of q, and what to the encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -12,7 +13,7 @@ from numpyro.distributions import Distribution
 from jaxvae.batching import unpack
 from jaxvae.binding import bind
 from jaxvae.distributions import log_prob, sample_with_log_prob
-from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.evaluation.streams import mean_and_error, stream, weights_of
 from jaxvae.inference.families import FamilyName, family_of, require_family
 from jaxvae.inference.fit_posterior import (
     FitOptions,
@@ -62,28 +63,35 @@ class Gaps(NamedTuple):
     """The family of the encoder's q(z|x), the one whose amortisation gap is the encoder's alone."""
     source: str
     """Where log p(x) comes from."""
+    weight: Float[np.ndarray, "N"] | None = None
+    """How much each example counts in means, 0 for not at all; alike if None."""
 
     def mean(self, name: str, family: str | None = None) -> tuple[float, float]:
         """Mean over examples and its standard error, of an array of this object or of a family."""
-        return mean_and_error(getattr(self if family is None else self.families[family], name))
+        values = getattr(self if family is None else self.families[family], name)
+        return mean_and_error(values, self.weight)
 
     def __str__(self) -> str:
+        shown = partial(_number_with_error, weight=self.weight)
         lines = [
-            f"log p(x) of {len(self.total)} examples, {self.source}: {_number(self.log_evidence)} nats",
-            f"encoder, {self.encoder_family}: ELBO {_number(self.encoder)}, "
-            f"total gap {_number(self.total)}",
+            f"log p(x) of {len(self.total)} examples, {self.source}: {shown(self.log_evidence)} nats",
+            f"encoder, {self.encoder_family}: ELBO {shown(self.encoder)}, "
+            f"total gap {shown(self.total)}",
         ]
         for name, of in self.families.items():
             also = "" if name == self.encoder_family else ", which is not the encoder's family"
             lines.append(
-                f"best {name} q: ELBO {_number(of.best)}, approximation gap "
-                f"{_number(of.approximation)}, amortisation gap {_number(of.amortisation)}{also}"
+                f"best {name} q: ELBO {shown(of.best)}, approximation gap "
+                f"{shown(of.approximation)}, amortisation gap {shown(of.amortisation)}{also}"
             )
         return "\n".join(lines)
 
 
-def _number(values: Float[np.ndarray, "N"]) -> str:
-    mean, error = mean_and_error(values)
+def _number_with_error(
+    values: Float[np.ndarray, "N"], weight: Float[np.ndarray, "N"] | None
+) -> str:
+    """Mean and standard error as they are printed."""
+    mean, error = mean_and_error(values, weight)
     return f"{round(mean, 2) + 0.0:.2f} +- {error:.2f}"  # without a minus zero
 
 
@@ -195,6 +203,7 @@ def gaps(
         },
         encoder_family=_encoder_family(model, xs),
         source=source,
+        weight=weights_of(xs),
     )
 
 

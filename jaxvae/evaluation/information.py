@@ -1,14 +1,17 @@
 """What z knows of x: mutual information, and the rate in two parts."""
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvae.evaluation.aggregate import Draws, log_aggregate, posterior_draws, require_two
-from jaxvae.evaluation.streams import mean_and_error
+from jaxvae.evaluation.streams import mean_and_error, weights_of
 from jaxvae.types import Batch, Model, PRNGKey, require_key, require_positive
+
+Weight: TypeAlias = Float[np.ndarray, "N"] | None
 
 NEAR = 0.9
 """The share of log N from which an estimate is near its ceiling."""
@@ -29,7 +32,7 @@ class MutualInformation(NamedTuple):
     mean: tuple[float, float]
     """I(x; z), with its standard error over examples, the Monte Carlo error within it, nats."""
     ceiling: float
-    """log N, which I(x; z) cannot exceed, nats."""
+    """log N, which I(x; z) cannot exceed, nats; of weighted examples the entropy of their shares."""
     per_latent: PerLatent | None
     """I(x; z_d) of each latent; None where the posterior does not factorise."""
 
@@ -107,7 +110,7 @@ def mutual_information(
     evidence lower bound".
     """
     draws = _checked_draws(key, model, xs, num_samples, batch_size, decode=False)
-    return _mutual_information(draws, *_log_aggregate(model, xs, draws))
+    return _mutual_information(weights_of(xs), draws, *_log_aggregate(model, xs, draws))
 
 
 def elbo_surgery(
@@ -154,12 +157,14 @@ def elbo_surgery(
         np.asarray(a, np.float64) for a in (draws.log_p_x_z, draws.log_q, draws.log_p)
     )
     factorised = log_q_z_each is not None and draws.log_p_each is not None
+    weight = weights_of(xs)
+    over_examples = partial(_over_examples, weight)
     return Surgery(
-        _over_examples(-log_p_x_z),
-        _over_examples(log_q - log_p),
-        _mutual_information(draws, log_q_z, log_q_z_each),
-        _over_examples(log_q_z - log_p),
-        _per_latent(log_q_z_each - np.asarray(draws.log_p_each)) if factorised else None,
+        over_examples(-log_p_x_z),
+        over_examples(log_q - log_p),
+        _mutual_information(weight, draws, log_q_z, log_q_z_each),
+        over_examples(log_q_z - log_p),
+        _per_latent(weight, log_q_z_each - np.asarray(draws.log_p_each)) if factorised else None,
     )
 
 
@@ -187,6 +192,7 @@ def _log_aggregate(
 
 
 def _mutual_information(
+    weight: Weight,
     draws: Draws,
     log_q_z: Float[np.ndarray, "N K"],
     log_q_z_each: Float[np.ndarray, "N K D"] | None,
@@ -194,15 +200,23 @@ def _mutual_information(
     each = np.mean(np.asarray(draws.log_q) - log_q_z, axis=1)
     per_latent = None
     if log_q_z_each is not None:
-        per_latent = _per_latent(np.asarray(draws.log_q_each) - log_q_z_each)
-    return MutualInformation(each, mean_and_error(each), math.log(len(each)), per_latent)
+        per_latent = _per_latent(weight, np.asarray(draws.log_q_each) - log_q_z_each)
+    return MutualInformation(each, mean_and_error(each, weight), _ceiling(each, weight), per_latent)
 
 
-def _over_examples(values: Float[np.ndarray, "N K"]) -> tuple[float, float]:
-    return mean_and_error(np.mean(values, axis=1))
+def _ceiling(each: np.ndarray, weight: Weight) -> float:
+    """The entropy of which example it is: log N where all weigh alike."""
+    if weight is None:
+        return math.log(len(each))
+    share = weight[weight > 0] / np.sum(weight)
+    return float(-np.sum(share * np.log(share)))
 
 
-def _per_latent(values: Float[np.ndarray, "N K D"]) -> PerLatent:
-    pairs = [_over_examples(values[..., d]) for d in range(values.shape[-1])]
+def _over_examples(weight: Weight, values: Float[np.ndarray, "N K"]) -> tuple[float, float]:
+    return mean_and_error(np.mean(values, axis=1), weight)
+
+
+def _per_latent(weight: Weight, values: Float[np.ndarray, "N K D"]) -> PerLatent:
+    pairs = [_over_examples(weight, values[..., d]) for d in range(values.shape[-1])]
     mean, error = zip(*pairs, strict=True) if pairs else ((), ())
     return PerLatent(np.array(mean), np.array(error))

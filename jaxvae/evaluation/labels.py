@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxvae.binding import require_labels
-from jaxvae.evaluation.streams import stream
+from jaxvae.evaluation.streams import is_there, stream
 from jaxvae.types import (
     Batch,
     InputError,
@@ -32,7 +32,7 @@ def classification(
 
     Args:
         model: such as `models.ssvae`, with `label_posterior(x)` of one example having `logits` [C].
-        xs: examples as the model sees them, [N, *event].
+        xs: examples as the model sees them, [N, *event], or a batch, whose rows of weight 0 are left out.
         labels: their classes, integers from 0 to C - 1.
         batch_size: examples at a time.
 
@@ -53,6 +53,8 @@ def classification(
     labels = require_labels(labels, classes)
     if len(labels) != len(logits):
         raise InputError(f"labels: expected {len(logits)}, one an example, got {len(labels)}")
+    there = is_there(xs)
+    labels, logits = labels[there], logits[there]
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)
     accuracy = float(np.trace(confusion) / len(labels))

@@ -14,7 +14,7 @@ from jaxvae.distributions import (
     sample,
 )
 from jaxvae.distributions.calls import numpyro_promotion
-from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
 from jaxvae.sampling import kl_each
 from jaxvae.types import (
     Batch,
@@ -58,15 +58,23 @@ def active_units(
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
     """
     moments = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size)
-    means = np.asarray(moments.mean, np.float64)
-    variance = means.var(axis=0, ddof=1 if len(means) > 1 else 0)
+    given = weights_of(xs)
+    means, weight = there(moments.mean, given)
+    variance = _variance(means, weight)
     if (
         num_samples is not None and num_samples > 1
     ):  # the mean of K draws varies by Var_q / K itself
-        noise = np.mean(moments.variance, axis=0, dtype=np.float64) / (num_samples - 1)
+        noise = mean_of_rows(moments.variance, given) / (num_samples - 1)
         variance = np.maximum(variance - noise, 0)
     active = variance > threshold
     return ActiveUnits(variance, active, int(active.sum()))
+
+
+def _variance(rows: Float[np.ndarray, "n D"], weight: Float[np.ndarray, "n"]) -> np.ndarray:
+    """Without bias for independent rows: the divisor is sum w - sum w^2 / sum w, n - 1 where they are alike."""
+    squares = np.square(rows - np.average(rows, axis=0, weights=weight))
+    divisor = np.sum(weight) - np.sum(weight**2) / np.sum(weight) if len(rows) > 1 else 1.0
+    return np.tensordot(weight, squares, 1) / divisor
 
 
 class Moments(NamedTuple):
@@ -126,7 +134,7 @@ def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np
     """
     no_draws = jax.random.key(0)
     kl = stream(_kl_each, model, no_draws, xs, batch_size=batch_size)
-    return np.asarray(kl, np.float64).mean(axis=0)
+    return mean_of_rows(kl, weights_of(xs))
 
 
 def _kl_each(model: Model, _: PRNGKey, x: Array) -> Array:
@@ -176,7 +184,7 @@ def kl_per_layer(
     require_positive(num_samples=num_samples)
     batch_size = max(1, 1000 // num_samples) if batch_size is None else batch_size
     kl = stream(_kl_layers, model, key, xs, batch_size=batch_size, num_samples=num_samples)
-    mean, error = zip(*map(mean_and_error, kl.T), strict=True)
+    mean, error = zip(*(mean_and_error(layer, weights_of(xs)) for layer in kl.T), strict=True)
     return LayerKL(np.array(mean), np.array(error))
 
 

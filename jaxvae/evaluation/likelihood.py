@@ -14,7 +14,7 @@ from jaxvae.distributions import (
     sample_with_log_prob,
 )
 from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
-from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import (
@@ -26,6 +26,9 @@ from jaxvae.types import (
     require_key,
     require_positive,
 )
+
+UNKNOWN = -jnp.inf
+"""On the device, in the place of the NaN of an error or of a k-hat."""
 
 
 class LogLikelihood(NamedTuple):
@@ -39,6 +42,8 @@ class LogLikelihood(NamedTuple):
     """Effective sample size, (sum w)^2 / sum w^2, from 1 to K."""
     pareto_k: Float[np.ndarray, "N"]
     """Shape of the tail of the weights, see `pareto_k`: above 0.7 `standard_error` says too little."""
+    weight: Float[np.ndarray, "N"] | None = None
+    """How much each example counts in what is said of all of them, 0 for not at all; alike if None."""
 
     def mean(self) -> tuple[float, float]:
         """The mean over examples and its standard error, nats.
@@ -46,16 +51,16 @@ class LogLikelihood(NamedTuple):
         The error is that of a sample of examples from a population, sd / sqrt(N); it contains the
         Monte Carlo error, which `standard_error` gives by itself.
         """
-        return mean_and_error(self.estimate)
+        return mean_and_error(self.estimate, self.weight)
 
     def monte_carlo_error(self) -> float:
         """The part of the mean's error that more samples of z would take away, sqrt(sum e^2) / N, nats."""
-        errors = np.asarray(self.standard_error, np.float64)
-        return float(np.sqrt(np.sum(errors**2)) / len(errors))
+        errors, weight = there(self.standard_error, self.weight)
+        return float(np.sqrt(np.sum((weight * errors) ** 2)) / np.sum(weight))
 
     def unreliable(self, threshold: float = 0.7) -> float:
         """The share of the examples whose k-hat exceeds the threshold; those without one do not."""
-        return float(np.mean(self.pareto_k > threshold))
+        return float(mean_of_rows(self.pareto_k > threshold, self.weight))
 
 
 class _Sums(NamedTuple):
@@ -101,7 +106,7 @@ def log_likelihood(
         key: one typed key.
         model: any object with `prior`, `posterior` and `likelihood`.
         xs: examples as the model sees them, [N, *event]; or a batch, a mapping with `x` and, where
-            there are any, `label` and `mask`.
+            there are any, `label`, `mask`, and `weight` [N], by which `mean()` and the like weigh.
         num_samples: K.
         chunk_size: samples at a time.
         batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
@@ -132,7 +137,10 @@ def log_likelihood(
         num_samples=num_samples,
         chunk_size=chunk_size,
     )
-    return LogLikelihood(*result)
+    # What is not known is NaN here and not on the device, where `jax_debug_nans` would stop at it.
+    estimate, error, ess, k = result
+    error, k = (np.where(value == UNKNOWN, np.nan, value) for value in (error, k))
+    return LogLikelihood(estimate, error, ess, k, weights_of(xs))
 
 
 def _log_likelihood(
@@ -156,8 +164,8 @@ def _log_likelihood(
     ess = first**2 / second
     # var(mean w) / mean(w)^2 = (K / ess - 1) / (K - 1)
     relative_variance = jnp.maximum(num_samples / ess - 1, 0) / max(num_samples - 1, 1)
-    error = jnp.sqrt(relative_variance) if num_samples > 1 else jnp.full((), jnp.nan)
-    return estimate, error, ess, pareto_k_of_tail(largest)
+    error = jnp.sqrt(relative_variance) if num_samples > 1 else jnp.full((), UNKNOWN)
+    return estimate, error, ess, pareto_k_of_tail(largest, unknown=UNKNOWN)
 
 
 def terms(

@@ -52,11 +52,14 @@ def pareto_k(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     return pareto_k_of_tail(largest)
 
 
-def pareto_k_of_tail(largest: Float[Array, "M+1"]) -> Float[Array, ""]:
-    """Pareto k-hat from the largest M + 1 log-weights in falling order, the last being the threshold u."""
+def pareto_k_of_tail(largest: Float[Array, "M+1"], *, unknown: float = jnp.nan) -> Float[Array, ""]:
+    """Pareto k-hat from the largest M + 1 log-weights in falling order, the last being the threshold u.
+
+    `unknown` stands where there is none.
+    """
     size = largest.shape[0] - 1
     if size < SMALLEST_TAIL:
-        return jnp.full((), jnp.nan, largest.dtype)
+        return jnp.full((), unknown, largest.dtype)
     tail = largest[::-1] - largest[0]  # in rising order
     threshold, tail = tail[0], tail[1:]
     above = tail > threshold  # ties with the threshold are no part of the tail
@@ -69,9 +72,9 @@ def pareto_k_of_tail(largest: Float[Array, "M+1"]) -> Float[Array, ""]:
     k = (count * k + _PRIOR_COUNT * _PRIOR_MEAN) / (count + _PRIOR_COUNT)
     differ = threshold < -1e-5 * jnp.maximum(1, jnp.abs(largest[0]))
     few = jnp.where(
-        jnp.isneginf(threshold), jnp.inf, jnp.nan
+        jnp.isneginf(threshold), jnp.inf, unknown
     )  # all but a few have no weight at all
-    return jnp.where(count < SMALLEST_TAIL, few, jnp.where(differ, k, jnp.nan))
+    return jnp.where(count < SMALLEST_TAIL, few, jnp.where(differ, k, unknown))
 
 
 def _log_one_minus_exp(a: Float[Array, "..."]) -> Float[Array, "..."]:

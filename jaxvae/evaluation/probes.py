@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxvae.batching import unpack
 from jaxvae.evaluation.latents import posterior_moments
+from jaxvae.evaluation.streams import is_there
 from jaxvae.types import Batch, InputError, Model, require_positive
 
 
@@ -48,7 +49,7 @@ def probes(
 
     Args:
         model: any object with `posterior`.
-        train: a batch with `x` and `label`, which the classifiers learn from.
+        train: a batch with `x` and `label`, which the classifiers learn from; rows of weight 0 are left out.
         test: another one, which they are judged on.
         num_neighbours: see `knn_probe`.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
@@ -65,7 +66,9 @@ def probes(
     """
     x, label = zip(_examples("train", train), _examples("test", test), strict=True)
     means = [
-        posterior_moments(model, batch, num_samples=num_samples, batch_size=batch_size).mean
+        posterior_moments(model, batch, num_samples=num_samples, batch_size=batch_size).mean[
+            is_there(batch)
+        ]
         for batch in (train, test)
     ]
     found = []
@@ -193,7 +196,8 @@ def _examples(name: str, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
             f'{name}: expected a batch with "x" and "label", got examples without labels; a probe '
             "needs labels to read off"
         )
-    return np.asarray(examples.x), np.asarray(examples.label)
+    there = is_there(batch)
+    return np.asarray(examples.x)[there], np.asarray(examples.label)[there]
 
 
 def _judge(classifier: Any, train_codes, train_labels, test_codes, test_labels) -> Probe:

@@ -1,6 +1,7 @@
 """The curve of rate and distortion that models trained at several betas draw, and whether it can be true."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxvae.distributions import analytic_kl, log_prob, sample_with_log_prob
-from jaxvae.evaluation.streams import mean_and_error, stream
+from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
@@ -137,22 +138,25 @@ def rate_distortion_curve(
         np.float64,
     )  # [M, 2, N]
     rate, distortion = parts[:, 0], parts[:, 1]
-    columns = (*_means(rate), *_means(distortion), *_means(-(distortion + rate)))
-    return RateDistortion(beta, *columns, *_regrets(beta, rate, distortion))
+    weight = weights_of(xs)
+    means = partial(_means, weight=weight)
+    columns = (*means(rate), *means(distortion), *means(-(distortion + rate)))
+    return RateDistortion(beta, *columns, *_regrets(beta, rate, distortion, weight))
 
 
 def _regrets(
     beta: Float[np.ndarray, "M"],
     rate: Float[np.ndarray, "M N"],
     distortion: Float[np.ndarray, "M N"],
+    weight: Float[np.ndarray, "N"] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Regret, its error, and the best model at every beta."""
     costs = [distortion + weight * rate for weight in beta]  # M times [M, N]
-    best = np.array([np.argmin(cost.mean(axis=1)) for cost in costs])
+    best = np.array([np.argmin(mean_of_rows(cost.T, weight)) for cost in costs])
     behind = np.array(
         [cost[i] - cost[j] for i, (cost, j) in enumerate(zip(costs, best, strict=True))]
     )
-    return *_means(behind), best
+    return *_means(behind, weight), best
 
 
 def _rate_and_distortion(
@@ -170,6 +174,8 @@ def _rate_and_distortion(
     return analytic_kl(q, p) if kl == "analytic" else jnp.mean(rate), jnp.mean(distortion)
 
 
-def _means(values: Float[np.ndarray, "M N"]) -> tuple[np.ndarray, np.ndarray]:
-    means, errors = zip(*map(mean_and_error, values), strict=True)
+def _means(
+    values: Float[np.ndarray, "M N"], weight: Float[np.ndarray, "N"] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    means, errors = zip(*(mean_and_error(row, weight) for row in values), strict=True)
     return np.array(means), np.array(errors)

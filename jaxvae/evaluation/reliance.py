@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
@@ -17,7 +17,7 @@ from jaxvae.distributions import (
     log_prob,
     sample_with_log_prob,
 )
-from jaxvae.evaluation.streams import Constant, hold, mean_and_error
+from jaxvae.evaluation.streams import Constant, hold, mean_and_error, there, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
 from jaxvae.types import (
@@ -100,24 +100,35 @@ def reliance_on_latents(
     if kl not in ("analytic", "monte_carlo"):
         raise InputError(f'kl: expected "analytic" or "monte_carlo", got {kl!r}')
     examples = unpack(xs)
-    if len(examples.x) < 2:
-        raise InputError("xs: expected two examples or more, to exchange their latents, got one")
-    held = hold(model)
-    pairs = _with_next(examples)
+    held, weight = hold(model), weights_of(xs)
+    after = next_there(len(examples.x), weight)
+    pairs = _with_next(examples, jnp.asarray(after))
     layout = layout_of(examples.x)
     pairs, held, key = deal_out(layout, pairs, held, key)
     rate, drop = jax.device_get(_reliance(held, key, pairs, num_samples, kl, batch_size, layout))
-    mean, error = drop_of = _mean_and_error_of_neighbours(drop)
+    mean, error = drop_of = _mean_and_error_of_neighbours(drop, weight)
     verdict = "undecided"
     if abs(mean - threshold) >= 3 * error:
         verdict = "used" if mean > threshold else "ignored"
-    return Reliance(rate, drop, mean_and_error(rate), drop_of, verdict)
+    return Reliance(rate, drop, mean_and_error(rate, weight), drop_of, verdict)
+
+
+def next_there(size: int, weight: Float[np.ndarray, "N"] | None) -> Int[np.ndarray, "N"]:
+    """The next row after each that is there, the first after the last; rows of weight 0 are not.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    rows = np.arange(size) if weight is None else np.flatnonzero(weight > 0)
+    if len(rows) < 2:
+        raise InputError("xs: expected two examples or more, to exchange their latents, got one")
+    return rows[np.searchsorted(rows, np.arange(size), side="right") % len(rows)]
 
 
 @jit_quickly
-def _with_next(examples: Examples) -> Examples:
+def _with_next(examples: Examples, after: Int[Array, "N"]) -> Examples:
     """Each row and the one after it, [N, 2, ...]."""
-    return jax.tree.map(lambda column: jnp.stack([column, jnp.roll(column, -1, 0)], 1), examples)
+    return jax.tree.map(lambda column: jnp.stack([column, column[after]], 1), examples)
 
 
 @partial(jit_quickly, static_argnums=(3, 4, 5, 6))
@@ -152,10 +163,12 @@ def _reliance(
     return map_examples(one, key, pairs, batch_size=batch_size, layout=layout)
 
 
-def _mean_and_error_of_neighbours(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
+def _mean_and_error_of_neighbours(
+    values: Float[np.ndarray, "N"], weight: Float[np.ndarray, "N"] | None
+) -> tuple[float, float]:
     """Mean and standard error in a ring where neighbours are dependent, positively at worst."""
-    values = np.asarray(values, np.float64)
-    mean, _ = mean_and_error(values)
-    rest = values - mean
+    mean, _ = mean_and_error(values, weight)
+    values, weight = there(values, weight)
+    rest = (values - mean) * weight / weight.mean()
     variance = (rest @ rest + 2 * max(rest @ np.roll(rest, -1), 0)) / (len(rest) - 1)
     return mean, float(np.sqrt(variance / len(rest)))

@@ -135,7 +135,7 @@ def _bdmc(model: Model, key: PRNGKey, row: Array, *, settings: Settings) -> BDMC
     down = above, ts[::-1], step_sizes[::-1]
     both = jax.tree.map(lambda *sides: jnp.stack(sides), up, down)
     found = jax.vmap(run)(jax.random.split(of_chains), *both)
-    lower, upper = (AIS(*(leaf[side] for leaf in found)) for side in (0, 1))
+    lower, upper = (jax.tree.map(lambda leaf, side=side: leaf[side], found) for side in (0, 1))
     return BDMC(lower, upper._replace(estimate=-upper.estimate), x)  # pyright: ignore[reportArgumentType]
 
 

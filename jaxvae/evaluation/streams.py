@@ -8,24 +8,78 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from jaxvae.batching import Examples, deal_out, fold_each, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind
 from jaxvae.compiling import jit_quickly
 from jaxvae.types import (
     Batch,
+    InputError,
     Model,
     PRNGKey,
     require_positive,
 )
 
 
-def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """Mean of values [N] and its standard error sd / sqrt(N) in float64; that of one value is NaN."""
+def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float]:
+    """Mean of values [N] and its standard error sd / sqrt(N) in float64; that of one value is NaN.
+
+    With weights [N] the mean is `m = sum_i w_i v_i / sum w` and its error `sqrt(n / (n - 1) sum_i w_i^2 (v_i -
+    m)^2) / sum w` over the n values whose weight is not 0: the others are not there, NaN included.
+
+    >>> [round(number, 4) for number in mean_and_error([1.0, 4.0, np.nan], [2.0, 1.0, 0.0])]
+    [2.0, 1.3333]
+
+    Source: Cochran (1977), "Sampling techniques", section 6.4, the variance of a ratio of two means.
+    """
     values = np.asarray(values, np.float64)
-    spread = values.std(ddof=1) if len(values) > 1 else np.nan
-    return float(values.mean()), float(spread / np.sqrt(len(values)))
+    if weight is None:
+        spread = values.std(ddof=1) if len(values) > 1 else np.nan
+        return float(values.mean()), float(spread / np.sqrt(len(values)))
+    values, weight = there(values, weight)
+    size, total = len(values), weight.sum()
+    mean = weight @ values / total
+    spread = np.sqrt(np.sum(np.square(weight * (values - mean))) * size / max(size - 1, 1))
+    return float(mean), float(spread / total if size > 1 else np.nan)
+
+
+def there(
+    values: ArrayLike, weight: ArrayLike | None
+) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n"]]:
+    """The rows of values [N, ...] whose weight is not 0, and their weights, 1 where there are none; float64."""
+    values = np.asarray(values, np.float64)
+    if weight is None:
+        return values, np.ones(len(values))
+    weight = np.asarray(weight, np.float64)
+    return values[weight > 0], weight[weight > 0]
+
+
+def mean_of_rows(values: ArrayLike, weight: ArrayLike | None) -> Float[np.ndarray, "..."]:
+    """The weighted mean of values [N, ...] over their first axis, float64."""
+    rows, weight = there(values, weight)
+    return np.average(rows, axis=0, weights=weight)
+
+
+def is_there(xs: Batch) -> Bool[np.ndarray, "N"]:
+    """Which rows have a weight that is not 0."""
+    weight = weights_of(xs)
+    return np.ones(len(unpack(xs).x), bool) if weight is None else weight > 0
+
+
+def weights_of(xs: Batch) -> Float[np.ndarray, "N"] | None:
+    """How much each row counts in means over rows, its `weight` times its `mask` [N]; None for alike.
+
+    Raises:
+        InputError: one is negative or not finite, or all are 0.
+    """
+    weight = unpack(xs).weight
+    if weight is None:
+        return None
+    weight = np.asarray(weight, np.float64)
+    if not (np.all((weight >= 0) & (weight < np.inf)) and np.any(weight > 0)):
+        raise InputError("batch: expected finite weights of at least 0, not all of them 0")
+    return weight
 
 
 def stream(
@@ -38,7 +92,7 @@ def stream(
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Any:
-    """`function(model, fold_in(key, i), xs[i], **options)` for every row, as NumPy arrays.
+    """`function(model, fold_in(key, i), xs[i], **options)` for every row i, whatever its weight, as NumPy arrays.
 
     A batch is a dispatch. The same function and options are compiled once for all calls (for each, of a model that
     is no pytree). Of rows that

@@ -32,12 +32,16 @@ class Compared(NamedTuple):
     """ELBO of every example, nats."""
     log_likelihood: Float[np.ndarray, "N"]
     """Importance-weighted estimate of every example, nats."""
+    weight: Float[np.ndarray, "N"] | None = None
+    """How much each example counts in means; alike if None."""
 
     def minus(self, other: "Compared") -> dict[str, tuple[float, float]]:
         """Paired differences on the same examples: mean and standard error, nats."""
         return {
-            "elbo": mean_and_error(self.bound - other.bound),
-            "log_likelihood": mean_and_error(self.log_likelihood - other.log_likelihood),
+            "elbo": mean_and_error(self.bound - other.bound, self.weight),
+            "log_likelihood": mean_and_error(
+                self.log_likelihood - other.log_likelihood, self.weight
+            ),
         }
 
 
@@ -80,10 +84,9 @@ def compare(
         results = summary(measured, split=split, binarize=config.binarize, num_samples=num_samples)
         objective = "EM" if config.fit == "em" else config.objective
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(model))
-        arrays = measured.terms.bound, measured.likelihood.estimate
-        found.append(
-            Compared(name, config.model, objective, step, size, results, *map(np.asarray, arrays))
-        )
+        head = name, config.model, objective, step, size, results
+        likelihood, bound = measured.likelihood, np.asarray(measured.terms.bound)
+        found.append(Compared(*head, bound, likelihood.estimate, likelihood.weight))
     return found
 
 

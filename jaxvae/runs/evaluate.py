@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvae import evaluation, objectives
+from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
 from jaxvae.semi_supervised import Classifying
@@ -25,6 +26,7 @@ class Measured(NamedTuple):
 
     terms: Terms
     likelihood: evaluation.LogLikelihood
+    """Its `weight` is that of the examples, by which all means are weighed."""
     units: evaluation.ActiveUnits
     more: dict[str, Any]
 
@@ -65,20 +67,21 @@ def summary(measured: Measured, *, split: str, binarize: str, num_samples: int) 
     """Means over examples with their standard errors, nats, ready for JSON."""
     terms, likelihood, units, more = measured
     unreliable = likelihood.unreliable() if np.any(np.isfinite(likelihood.pareto_k)) else None
-    gain = evaluation.mean_and_error(likelihood.estimate - terms.bound)
+    weight = likelihood.weight
+    mean = partial(evaluation.mean_and_error, weight=weight)
     return {
         "split": split,
         "examples": len(likelihood.estimate),
         "binarize": binarize,
         "elbo_num_samples": min(num_samples, ELBO_SAMPLES),
-        "elbo": evaluation.mean_and_error(terms.bound),
-        "distortion": evaluation.mean_and_error(terms.distortion),
-        "rate": evaluation.mean_and_error(terms.rate),
+        "elbo": mean(terms.bound),
+        "distortion": mean(terms.distortion),
+        "rate": mean(terms.rate),
         "log_likelihood": likelihood.mean(),
         "log_likelihood_num_samples": num_samples,
-        "log_likelihood_minus_elbo": gain,
+        "log_likelihood_minus_elbo": mean(likelihood.estimate - terms.bound),
         "monte_carlo_error": likelihood.monte_carlo_error() if num_samples > 1 else None,
-        "ess": float(np.mean(likelihood.ess)),
+        "ess": mean(likelihood.ess)[0],
         "unreliable": unreliable,
         "active_units": units.count,
         "latent_dim": len(units.variance),
@@ -117,7 +120,7 @@ def _more(model: Any, xs: dict[str, Array]) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if hasattr(model, "log_evidence"):
         evidence = np.asarray(jax.jit(jax.vmap(model.log_evidence))(xs["x"]))
-        more["exact_log_likelihood"] = evaluation.mean_and_error(evidence)
+        more["exact_log_likelihood"] = evaluation.mean_and_error(evidence, weights_of(xs))
     if isinstance(model, Classifying) and "label" in xs:
         found = evaluation.classification(model, xs["x"], np.asarray(xs["label"]))
         more["accuracy"] = found.accuracy, found.standard_error

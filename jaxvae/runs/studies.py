@@ -14,6 +14,7 @@ from jaxvae import evaluation
 from jaxvae.batching import unpack
 from jaxvae.binding import Conditional
 from jaxvae.evaluation import mean_and_error
+from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
 from jaxvae.types import InputError, Model, PRNGKey, require_positive
@@ -165,8 +166,8 @@ def _ais(subject: Subject, on_progress: Progress | None) -> Record:
         "num_samples": settings.study_samples,
         "iwae": iwae.mean(),
         "ais": annealed.mean(),
-        "ais_minus_iwae": mean_and_error(annealed.estimate - iwae.estimate),
-        "acceptance": float(np.mean(annealed.acceptance)),
+        "ais_minus_iwae": mean_and_error(annealed.estimate - iwae.estimate, iwae.weight),
+        "acceptance": mean_and_error(annealed.acceptance, iwae.weight)[0],
         "lower": both.lower.mean(),
         "upper": both.upper.mean(),
         "gap": both.gap,
@@ -302,30 +303,36 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
     hidden = np.asarray(seen & ~kept)
     rows = {**xs, "mask": jnp.asarray(seen & kept, jnp.float32)}
     filled = evaluation.impute(keys[1], subject.model, rows, num_samples=settings.study_samples)
-    truth = np.asarray(xs["x"], np.float64)
+    truth, weight = np.asarray(xs["x"], np.float64), weights_of(xs)
     train = np.asarray(observed(subject.parts, "train")["x"], np.float64)
     record: Record = {
         "examples": len(truth),
         "num_samples": settings.study_samples,
         "missing": float(hidden.sum() / np.asarray(seen).sum()),
-        "ess": float(np.mean(filled.ess)),
+        "ess": mean_and_error(filled.ess, weight)[0],
     }
     if filled.mean is None:
         counts = [np.sum(train == value, axis=0) for value in np.unique(train)]
         common = np.unique(train)[np.argmax(counts, axis=0)]
         right = {"draw": filled.draws[0] == truth, "common": common[None] == truth}
-        return record | {name: _of_hidden(np.asarray(hit), hidden) for name, hit in right.items()}
+        return record | {
+            name: _of_hidden(np.asarray(hit), hidden, weight) for name, hit in right.items()
+        }
     off = {"model": filled.mean - truth, "column": train.mean(axis=0)[None] - truth}
-    squares = {name: _of_hidden(np.asarray(e, np.float64) ** 2, hidden) for name, e in off.items()}
+    squares = {
+        name: _of_hidden(np.asarray(e, np.float64) ** 2, hidden, weight) for name, e in off.items()
+    }
     return record | {f"mean_square_{name}": value for name, value in squares.items()}
 
 
-def _of_hidden(values: np.ndarray, hidden: np.ndarray) -> tuple[float, float]:
-    """Mean over hidden values, weighing examples alike, with its standard error over examples."""
+def _of_hidden(
+    values: np.ndarray, hidden: np.ndarray, weight: np.ndarray | None
+) -> tuple[float, float]:
+    """Mean over hidden values, then over examples by their weights, with its standard error over examples."""
     axes = tuple(range(1, hidden.ndim))
     count = hidden.sum(axis=axes)
     each = np.sum(values * hidden, axis=axes)[count > 0] / count[count > 0]
-    return mean_and_error(each)
+    return mean_and_error(each, None if weight is None else weight[count > 0])
 
 
 STUDIES: Mapping[str, Callable[[Subject, Progress | None], Record]] = {
