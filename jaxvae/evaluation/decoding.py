@@ -10,7 +10,7 @@ from numpyro.distributions import Distribution, Independent, constraints
 
 from jaxvae.distributions import sample
 from jaxvae.distributions.calls import numpyro_promotion
-from jaxvae.evaluation.streams import stream
+from jaxvae.evaluation.streams import key_of_draws, no_draws, stream
 from jaxvae.types import Model, PRNGKey
 
 Shown: TypeAlias = Literal["mean", "mode", "draw"]
@@ -24,7 +24,7 @@ def how_shown(model: Model) -> Shown:
     def one(key: PRNGKey) -> None:
         found.append(_how(model.likelihood(sample(model.prior(), key))))
 
-    jax.eval_shape(one, jax.random.key(0))
+    jax.eval_shape(one, no_draws())
     return found[0]
 
 
@@ -53,23 +53,29 @@ def _how(likelihood: Distribution) -> Shown:
 
 
 def likelihood_means(
-    model: Model, zs: Float[Array | np.ndarray, "N D"], *, batch_size: int = 500
+    model: Model,
+    zs: Float[Array | np.ndarray, "N D"],
+    *,
+    key: PRNGKey | None = None,
+    batch_size: int = 500,
 ) -> Float[np.ndarray, "N *event"]:
     """What p(x|z) shows at given latents, see `show`.
 
     Args:
         model: any object with `likelihood`.
         zs: latents, [N, D].
+        key: of draws, where `how_shown` says that they are what is shown.
         batch_size: latents at a time.
 
     Returns:
         `E[x|z_i]`, [N, *event], float32; where p(x|z) has no mean, what `how_shown` says.
 
     Raises:
-        InputError: there are no latents, or the model needs a label.
+        InputError: there are no latents, the model needs a label, or a key is needed and not given.
     """
-    no_draws = jax.random.key(0)
-    shown = stream(_show_at, model, no_draws, zs, batch_size=batch_size)
+    if how_shown(model) == "draw":
+        key = key_of_draws(key, "for the draws that stand for a p(x|z) without a mean")
+    shown = stream(_show_at, model, no_draws() if key is None else key, zs, batch_size=batch_size)
     return np.asarray(shown, np.float32)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxvae.batching import stream_key
 from jaxvae.evaluation.information import Surgery, elbo_surgery
 from jaxvae.evaluation.latents import ActiveUnits, active_units, kl_per_latent
 from jaxvae.evaluation.reliance import Reliance, reliance_on_latents
@@ -72,7 +73,13 @@ def diagnose(
     options = {"num_samples": num_samples, "batch_size": batch_size}
     surgery = elbo_surgery(key, model, xs, **options)
     reliance = reliance_on_latents(key, model, xs, kl="monte_carlo", **options)
-    units = active_units(model, xs, num_samples=moment_samples, batch_size=batch_size)
+    units = active_units(
+        model,
+        xs,
+        num_samples=moment_samples,
+        key=stream_key(key, 0),
+        batch_size=batch_size,
+    )
     try:
         kl = kl_per_latent(model, xs, batch_size=batch_size)
     except InputError:  # no closed form, or no latents apart: None says so

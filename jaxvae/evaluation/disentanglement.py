@@ -19,7 +19,7 @@ from jaxvae.evaluation.factors import (
 )
 from jaxvae.evaluation.latents import posterior_moments
 from jaxvae.evaluation.streams import is_there
-from jaxvae.types import Batch, Model
+from jaxvae.types import Batch, Model, PRNGKey
 
 ROUNDING = 1e-10  # nats that the rounding of sums may leave of 0
 FOREST: dict[str, Any] = {
@@ -60,6 +60,7 @@ def disentanglement(
     factors: Int[ArrayLike, "N F"],
     *,
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
     num_bins: int = NUM_BINS,
     batch_size: int = 500,
 ) -> Disentanglement:
@@ -70,6 +71,7 @@ def disentanglement(
         xs: examples as the model sees them, [N, *event], or a batch, whose rows of weight 0 are left out.
         factors: what made them, such as `dataset.splits["test"]["factors"]`, integers [N, F].
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+        key: of the draws of `num_samples`.
         num_bins: bins of each latent.
         batch_size: examples at a time.
 
@@ -82,7 +84,9 @@ def disentanglement(
     Source: Locatello et al. (2019), "Challenging common assumptions in the unsupervised learning of
     disentangled representations", for posterior means as codes, and for the bins.
     """
-    means = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size).mean
+    means = posterior_moments(
+        model, xs, num_samples=num_samples, key=key, batch_size=batch_size
+    ).mean
     there = is_there(xs)
     codes, factors = means.reshape(len(means), -1)[there], np.asarray(factors)[there]
     found = dci(codes, factors)

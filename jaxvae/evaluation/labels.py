@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Array, Int
 
 from jaxvae.binding import require_labels
-from jaxvae.evaluation.streams import is_there, stream
+from jaxvae.evaluation.streams import is_there, no_draws, stream
 from jaxvae.types import (
     Batch,
     InputError,
@@ -47,8 +46,7 @@ def classification(
             "model: expected one with label_posterior, such as models.ssvae, got "
             f"{type(model).__name__}"
         )
-    no_draws = jax.random.key(0)
-    logits = stream(_label_logits, model, no_draws, xs, batch_size=batch_size)
+    logits = stream(_label_logits, model, no_draws(), xs, batch_size=batch_size)
     classes = logits.shape[-1]
     labels = require_labels(labels, classes)
     if len(labels) != len(logits):

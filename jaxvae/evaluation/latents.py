@@ -14,7 +14,15 @@ from jaxvae.distributions import (
     sample,
 )
 from jaxvae.distributions.calls import numpyro_promotion
-from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
+from jaxvae.evaluation.streams import (
+    key_of_draws,
+    mean_and_error,
+    mean_of_rows,
+    no_draws,
+    stream,
+    there,
+    weights_of,
+)
 from jaxvae.sampling import kl_each
 from jaxvae.types import (
     Batch,
@@ -43,6 +51,7 @@ def active_units(
     *,
     threshold: float = 0.01,
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> ActiveUnits:
     """Latents whose posterior mean moves with x: `Var_x(E_q[z_d|x]) > threshold`.
@@ -53,11 +62,12 @@ def active_units(
         threshold: variance above which a latent counts as active.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`; what the
             draws themselves add to the variance is subtracted.
+        key: of these draws.
         batch_size: examples at a time.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
     """
-    moments = posterior_moments(model, xs, num_samples=num_samples, batch_size=batch_size)
+    moments = posterior_moments(model, xs, num_samples=num_samples, key=key, batch_size=batch_size)
     given = weights_of(xs)
     means, weight = there(moments.mean, given)
     variance = _variance(means, weight)
@@ -85,19 +95,24 @@ class Moments(NamedTuple):
 
 
 def posterior_moments(
-    model: Model, xs: Batch, *, num_samples: int | None = None, batch_size: int = 500
+    model: Model,
+    xs: Batch,
+    *,
+    num_samples: int | None = None,
+    key: PRNGKey | None = None,
+    batch_size: int = 500,
 ) -> Moments:
     """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D].
 
-    In closed form; or, with `num_samples`, those of so many draws, the same at every call.
+    In closed form; or, with `num_samples`, those of so many draws, of example i with `fold_in(key, i)`.
 
     Raises:
-        InputError: there is no closed form and `num_samples` is not given.
+        InputError: there is no closed form and `num_samples` is not given, or it is given without a key.
     """
-    key = jax.random.key(0)
     if num_samples is None:
-        return Moments(*stream(_moments, model, key, xs, batch_size=batch_size))
+        return Moments(*stream(_moments, model, no_draws(), xs, batch_size=batch_size))
     require_positive(num_samples=num_samples)
+    key = key_of_draws(key, f"for the draws of num_samples={num_samples}")
     moments = stream(
         _sample_moments, model, key, xs, batch_size=batch_size, num_samples=num_samples
     )
@@ -113,7 +128,7 @@ def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
     except NotImplementedError:
         raise InputError(
             f"model: expected a posterior of known mean and variance, got {describe(q)}; "
-            "pass num_samples to estimate them"
+            "pass num_samples and a key to estimate them"
         ) from None
 
 
@@ -132,8 +147,7 @@ def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np
     Raises:
         InputError: posterior or prior does not factorise over latents, or there is no closed form.
     """
-    no_draws = jax.random.key(0)
-    kl = stream(_kl_each, model, no_draws, xs, batch_size=batch_size)
+    kl = stream(_kl_each, model, no_draws(), xs, batch_size=batch_size)
     return mean_of_rows(kl, weights_of(xs))
 
 

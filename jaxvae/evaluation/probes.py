@@ -7,10 +7,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from jaxvae.batching import unpack
+from jaxvae.batching import stream_key, unpack
 from jaxvae.evaluation.latents import posterior_moments
 from jaxvae.evaluation.streams import is_there
-from jaxvae.types import Batch, InputError, Model, require_positive
+from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
 
 
 class Probe(NamedTuple):
@@ -43,6 +43,7 @@ def probes(
     *,
     num_neighbours: int = 5,
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> Probes:
     """Linear and nearest-neighbour classifiers of posterior means, and of x for comparison.
@@ -53,6 +54,7 @@ def probes(
         test: another one, which they are judged on.
         num_neighbours: see `knn_probe`.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+        key: of the draws of `num_samples`; the two splits have streams of their own.
         batch_size: examples at a time.
 
     Returns:
@@ -65,12 +67,16 @@ def probes(
     probes".
     """
     x, label = zip(_examples("train", train), _examples("test", test), strict=True)
-    means = [
-        posterior_moments(model, batch, num_samples=num_samples, batch_size=batch_size).mean[
-            is_there(batch)
-        ]
-        for batch in (train, test)
-    ]
+    means = []
+    for stream, batch in enumerate((train, test)):
+        moments = posterior_moments(
+            model,
+            batch,
+            num_samples=num_samples,
+            key=None if key is None else stream_key(key, stream),
+            batch_size=batch_size,
+        )
+        means.append(moments.mean[is_there(batch)])
     found = []
     for train_codes, test_codes in (means, x):
         rows = [np.reshape(codes, (len(codes), -1)) for codes in (train_codes, test_codes)]

@@ -18,8 +18,26 @@ from jaxvae.types import (
     InputError,
     Model,
     PRNGKey,
+    require_key,
     require_positive,
 )
+
+
+def no_draws() -> PRNGKey:
+    """The key of functions that draw nothing."""
+    return jax.random.key(0)
+
+
+def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
+    """The key of functions that draw where they have to.
+
+    Raises:
+        InputError: it is not given, or is none.
+    """
+    if key is None:
+        raise InputError(f"key: expected one made by jax.random.key(seed), {why}, got None")
+    require_key(key)
+    return key
 
 
 def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float]:

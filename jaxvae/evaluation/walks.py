@@ -1,14 +1,16 @@
 """Walks between examples in the latent space, and arithmetic with them, shown by p(x|z)."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvae.batching import stream_key
 from jaxvae.evaluation.decoding import likelihood_means
 from jaxvae.evaluation.latents import posterior_moments
-from jaxvae.types import Batch, InputError, Model, require_positive
+from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
 
 Walk: TypeAlias = Literal["linear", "spherical"]
 """A straight line, or the arc of equal angles."""
@@ -22,6 +24,7 @@ def interpolate(
     num: int = 8,
     kind: Walk = "linear",
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
 ) -> Float[np.ndarray, "N num *event"]:
     """Means of p(x|z) on the way from one example to another: from `E[z|x_a]` to `E[z|x_b]`.
 
@@ -32,6 +35,7 @@ def interpolate(
         num: points of a walk, 2 or more, its ends among them.
         kind: see `path`.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+        key: of the draws of `num_samples`, and of a p(x|z) without a mean, see `likelihood_means`.
 
     Returns:
         `E[x|z]`, [N, num, *event], float32; where p(x|z) has no mean, the most probable classes or
@@ -47,11 +51,11 @@ def interpolate(
 
     Source: White (2016), "Sampling generative networks", for spherical walks.
     """
-    a, b = (_means(model, x, num_samples) for x in (x_a, x_b))
+    a, b = _means_of_each(model, (x_a, x_b), num_samples, key)
     if a.shape != b.shape:
         raise InputError(f"x_b: expected {len(a)} examples, as in x_a, got {len(b)}")
     zs = path(a, b, num=num, kind=kind)
-    means = likelihood_means(model, zs.reshape(-1, *a.shape[1:]))
+    means = likelihood_means(model, zs.reshape(-1, *a.shape[1:]), key=key)
     return means.reshape(len(a), num, *means.shape[1:])
 
 
@@ -106,7 +110,13 @@ def path(
 
 
 def analogy(
-    model: Model, a: Batch, b: Batch, c: Batch, *, num_samples: int | None = None
+    model: Model,
+    a: Batch,
+    b: Batch,
+    c: Batch,
+    *,
+    num_samples: int | None = None,
+    key: PRNGKey | None = None,
 ) -> Float[np.ndarray, "N *event"]:
     """What is to c as b is to a: means of p(x|z) at `E[z|c] + mean(E[z|b]) - mean(E[z|a])`.
 
@@ -118,6 +128,7 @@ def analogy(
         b: examples with it, any number.
         c: examples to give it to, [N, *event].
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
+        key: of the draws of `num_samples`, and of a p(x|z) without a mean, see `likelihood_means`.
 
     Returns:
         [N, *event], float32; where p(x|z) has no mean, see `interpolate`.
@@ -134,11 +145,22 @@ def analogy(
     the directions of attributes; Mikolov et al. (2013), "Linguistic regularities in continuous
     space word representations", for analogies.
     """
-    z_a, z_b, z_c = (_means(model, x, num_samples) for x in (a, b, c))
-    return likelihood_means(model, z_c + z_b.mean(axis=0) - z_a.mean(axis=0))
+    z_a, z_b, z_c = _means_of_each(model, (a, b, c), num_samples, key)
+    return likelihood_means(model, z_c + z_b.mean(axis=0) - z_a.mean(axis=0), key=key)
 
 
-def _means(model: Any, x: Batch, num_samples: int | None) -> Float[np.ndarray, "N D"]:
+def _means_of_each(
+    model: Any, batches: Sequence[Batch], num_samples: int | None, key: PRNGKey | None
+) -> list[Float[np.ndarray, "N D"]]:
+    """Posterior means of each batch, whose draws have streams of their own."""
+    streams = [None if key is None else stream_key(key, i) for i in range(len(batches))]
+    pairs = zip(batches, streams, strict=True)
+    return [_means(model, x, num_samples, stream) for x, stream in pairs]
+
+
+def _means(
+    model: Any, x: Batch, num_samples: int | None, key: PRNGKey | None
+) -> Float[np.ndarray, "N D"]:
     if not isinstance(model, Model):
         raise InputError(
             "model: expected one with prior, posterior and likelihood, got "
@@ -151,4 +173,4 @@ def _means(model: Any, x: Batch, num_samples: int | None) -> Float[np.ndarray, "
             "model: expected latents that are not discrete, got classes or bits, between which "
             "there is nothing"
         )
-    return posterior_moments(model, x, num_samples=num_samples).mean
+    return posterior_moments(model, x, num_samples=num_samples, key=key).mean

@@ -20,7 +20,7 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
 from jaxvae.runs.train import Kept, load_model
-from jaxvae.types import InputError
+from jaxvae.types import InputError, PRNGKey
 
 PAIRS, SAMPLES = 24, 72
 SCATTERED = 2000
@@ -43,6 +43,8 @@ class Contents(NamedTuple):
     """That estimate the mean of q(z|x); None where it is known."""
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
+    key: PRNGKey
+    """Of draws, where latents or examples have no mean."""
 
 
 def write_report(run: RunFolder, which: str = "best") -> Path:
@@ -65,8 +67,11 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own
     labels = parts.dataset.splits["test"].get("label")
     draws = moment_samples(parts)
-    units = evaluation.active_units(model, batch, num_samples=draws)
-    contents = Contents(run, which, parts, model, step, batch, labels, draws, units, run.metrics())
+    *_, key = parts.config.keys()
+    units = evaluation.active_units(model, batch, num_samples=draws, key=key)
+    contents = Contents(
+        run, which, parts, model, step, batch, labels, draws, units, run.metrics(), key
+    )
     name = run.path.resolve().name
     body = [*_top(contents, name), *_figures(contents), *_origin(contents)]
     run.write_text("report.html", markup.page(f"{name}: jaxvae report", body))
@@ -260,7 +265,7 @@ def _latents(contents: Contents) -> Iterator[str]:
         return
     yield from _rates(contents)
     means = evaluation.posterior_moments(
-        contents.model, contents.batch, num_samples=contents.draws
+        contents.model, contents.batch, num_samples=contents.draws, key=contents.key
     ).mean
     labels = contents.labels
     coloured = "" if labels is None else ", coloured by label"
@@ -309,7 +314,7 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
     standard = figures.is_standard_normal(plain)
     if means.shape[1] == 2 and images and standard:
         yield markup.figure(
-            figures.latent_manifold(plain),
+            figures.latent_manifold(plain, key=contents.key),
             "The latent plane",
             f"{words} on a grid of z that is even in prior probability, so the picture "
             "shows each z in proportion to how often the prior draws it.",
@@ -317,7 +322,7 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
         return
     span = "-3 to 3" if standard else "-3 to 3 standard deviations of its posterior means"
     yield markup.figure(
-        figures.latent_traversals(plain, xs, num_samples=contents.draws),
+        figures.latent_traversals(plain, xs, num_samples=contents.draws, key=contents.key),
         "Traversals",
         f"{words} as one latent goes from {span}, the others held at the posterior mean of "
         "the first test example; a latent that changes nothing is not used. Latents with the most "
@@ -326,7 +331,7 @@ def _directions(contents: Contents, plain: Any, means: np.ndarray) -> Iterator[s
     pairs, closed = min(WALKS, len(xs) // 2), contents.draws is None
     if images and pairs and closed and plain is contents.model:
         yield markup.figure(
-            figures.interpolations(plain, xs[:pairs], xs[pairs : 2 * pairs]),
+            figures.interpolations(plain, xs[:pairs], xs[pairs : 2 * pairs], key=contents.key),
             "Interpolations",
             f"{words} on the straight way between the posterior means of two test examples, a row "
             "a pair.",

@@ -16,12 +16,12 @@ from jaxvae.reports import vectors
 from jaxvae.reports.images import as_images, label_columns, label_rows, mosaic, picture, unit
 from jaxvae.reports.latents import most_active
 from jaxvae.reports.style import INK, MUTED
-from jaxvae.types import InputError, Model, require_positive
+from jaxvae.types import InputError, Model, PRNGKey, require_positive
 
 MOST_LATENTS = 8
 
 
-def latent_manifold(model: Model, *, size: int = 20) -> Figure:
+def latent_manifold(model: Model, *, size: int = 20, key: PRNGKey | None = None) -> Figure:
     """Means of p(x|z) over a plane of two latents, evenly spaced in prior probability.
 
     `z = Phi^-1((i + 1/2) / size)` on each axis, Phi the standard normal's distribution function.
@@ -29,6 +29,7 @@ def latent_manifold(model: Model, *, size: int = 20) -> Figure:
     Args:
         model: two latents with a standard normal prior; its examples are images.
         size: images a side.
+        key: of draws, where p(x|z) has no mean.
 
     Returns:
         The figure; z[0] grows to the right and z[1] upwards.
@@ -44,7 +45,7 @@ def latent_manifold(model: Model, *, size: int = 20) -> Figure:
         )
     z = manifold_axis(size)
     columns, rows = np.meshgrid(z, z[::-1])
-    means = likelihood_means(model, np.stack([columns.ravel(), rows.ravel()], axis=1))
+    means = likelihood_means(model, np.stack([columns.ravel(), rows.ravel()], axis=1), key=key)
     images = as_images(means)
     if images is None:
         raise InputError(
@@ -75,6 +76,7 @@ def latent_traversals(
     steps: int = 11,
     span: float = 3.0,
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
 ) -> Figure:
     """Means of p(x|z) along the most active latents, one at a time, for the first example.
 
@@ -88,6 +90,7 @@ def latent_traversals(
         steps: values of z[d] a row.
         span: how far they run.
         num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
+        key: of these draws, and of a p(x|z) without a mean.
 
     Returns:
         The figure: a row a latent, at most 8, labelled with its number and active-unit variance.
@@ -96,16 +99,16 @@ def latent_traversals(
         InputError: `steps` is below 1, or there are no examples.
     """
     require_positive(steps=steps)
-    units = evaluation.active_units(model, xs, num_samples=num_samples)
+    units = evaluation.active_units(model, xs, num_samples=num_samples, key=key)
     chosen = most_active(units.variance)[:MOST_LATENTS]
     values = np.linspace(-span, span, steps, dtype=np.float32)
-    latents = evaluation.posterior_moments(model, xs, num_samples=num_samples).mean
+    latents = evaluation.posterior_moments(model, xs, num_samples=num_samples, key=key).mean
     zs = np.tile(np.asarray(latents[0], np.float32), (len(chosen), steps, 1))
     standard = is_standard_normal(model)
     for row, d in enumerate(chosen):
         middle, spread = (0.0, 1.0) if standard else (latents[:, d].mean(), latents[:, d].std())
         zs[row, :, d] = middle + spread * values
-    means = likelihood_means(model, zs.reshape(-1, zs.shape[-1]))
+    means = likelihood_means(model, zs.reshape(-1, zs.shape[-1]), key=key)
     images = as_images(means)
     if images is None:
         lines = means.reshape(len(chosen), steps, -1)

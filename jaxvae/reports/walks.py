@@ -9,7 +9,7 @@ from jaxvae.evaluation.walks import Walk
 from jaxvae.reports import vectors
 from jaxvae.reports.images import as_images, label_columns, mosaic, picture, unit
 from jaxvae.reports.style import INK
-from jaxvae.types import Model
+from jaxvae.types import Model, PRNGKey
 
 
 def interpolations(
@@ -20,6 +20,7 @@ def interpolations(
     num: int = 8,
     kind: Walk = "linear",
     num_samples: int | None = None,
+    key: PRNGKey | None = None,
 ) -> Figure:
     """Means of p(x|z) on the way between the posterior means of two examples, a row a pair.
 
@@ -30,6 +31,7 @@ def interpolations(
         num: points of a row, with both ends.
         kind: "linear" or "spherical", see `evaluation.interpolate`.
         num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
+        key: of draws, see `evaluation.interpolate`.
 
     Returns:
         The figure: images stand between the two examples themselves; other events are lines.
@@ -37,7 +39,9 @@ def interpolations(
     Raises:
         InputError: the examples are not as many, the latents are discrete, or an option is unknown.
     """
-    means = evaluation.interpolate(model, x_a, x_b, num=num, kind=kind, num_samples=num_samples)
+    means = evaluation.interpolate(
+        model, x_a, x_b, num=num, kind=kind, num_samples=num_samples, key=key
+    )
     size, *event = means.shape[0], *means.shape[2:]
     ways = np.linspace(0, 1, num)
     ends = [np.asarray(x, np.float32).reshape(size, 1, *event) for x in (x_a, x_b)]

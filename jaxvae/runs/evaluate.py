@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvae import evaluation, objectives
+from jaxvae.batching import stream_key
 from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
@@ -59,7 +60,9 @@ def measure(
         chunk_size=chunk_size,
         on_progress=(lambda done: on_progress(done, len(xs["x"]))) if on_progress else None,
     )
-    units = evaluation.active_units(model, xs, num_samples=moment_samples(parts))
+    units = evaluation.active_units(
+        model, xs, num_samples=moment_samples(parts), key=stream_key(key, 0)
+    )
     return Measured(terms, likelihood, units, _more(model, xs))
 
 

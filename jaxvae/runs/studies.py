@@ -269,8 +269,8 @@ def _probes(subject: Subject, on_progress: Progress | None) -> Record:
     parts, model = subject.parts, subject.model
     train = {n: rows[:MOST_PROBED] for n, rows in observed(parts, "train").items()}
     draws = moment_samples(parts)
-    found = evaluation.probes(model, train, dict(subject.xs), num_samples=draws)
-    codes = evaluation.posterior_moments(model, subject.xs, num_samples=draws).mean
+    found = evaluation.probes(model, train, dict(subject.xs), num_samples=draws, key=subject.key)
+    codes = evaluation.posterior_moments(model, subject.xs, num_samples=draws, key=subject.key).mean
     codes = np.reshape(codes, (len(codes), -1))
     classes = parts.dataset.num_classes or 0
     clusters = evaluation.clustering(
@@ -285,7 +285,9 @@ def _probes(subject: Subject, on_progress: Progress | None) -> Record:
     }
     factors = parts.dataset.splits[subject.split].get("factors")
     if factors is not None:
-        scores = evaluation.disentanglement(model, subject.xs, factors, num_samples=draws)
+        scores = evaluation.disentanglement(
+            model, subject.xs, factors, num_samples=draws, key=subject.key
+        )
         record["disentanglement"] = scores._asdict()
     return record
 
