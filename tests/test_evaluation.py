@@ -49,7 +49,8 @@ def check_log_likelihood(function):
     expected = reference(key, model, xs, 29)
     for chunk_size, batch_size in SIZES:
         got = function(key, model, xs, num_samples=29, chunk_size=chunk_size, batch_size=batch_size)
-        for name, value, exact in zip(got._fields, got, expected, strict=True):
+        assert got.weight is None  # all rows count alike
+        for name, value, exact in zip(got._fields[:-1], got[:-1], expected, strict=True):
             assert isinstance(value, np.ndarray)
             np.testing.assert_allclose(value, exact, rtol=1e-5, atol=1e-5, err_msg=name)
         assert np.all((got.ess >= 1) & (got.ess <= 29))
@@ -75,7 +76,7 @@ def one_key_a_batch(key, model, xs, *, num_samples, chunk_size, batch_size):
         log_likelihood(key, model, xs[i : i + size], num_samples=num_samples)
         for i in range(0, len(xs), size)
     ]
-    return type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
 
 @pytest.mark.parametrize("twin", [dropping_samples, dropping_examples, one_key_a_batch])

@@ -179,7 +179,9 @@ def test_means_may_be_estimated():
     model = Flowing()
     with refused("num_samples"):
         interpolate(model, X_A, X_B)
-    found = interpolate(model, X_A, X_B, num=2, num_samples=400)
+    with refused("key", "num_samples=400"):
+        interpolate(model, X_A, X_B, num_samples=400)
+    found = interpolate(model, X_A, X_B, num=2, num_samples=400, key=jax.random.key(0))
     # The mean of 400 draws of sd 0.1: errors of 0.005, of which 40 lie within 5 sd.
     np.testing.assert_allclose(found[:, 0, :2], X_A[:, :2], atol=0.025)
 
