@@ -1,6 +1,6 @@
 """Laws of batches, for every model x objective x estimator that is not refused: counts in CONTRIBUTING.md.
 
-Slow: all of them. Fast: a sample, and for each law a twin that its check rejects.
+Slow: all of one model of each kind, and of all models with `JAXVAE_LAWS=all`. Fast: a sample, and for each law a twin that its check rejects.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import pytest
 import jaxvae as jv
 from tests.support import combinations, law_twins, laws
 from tests.support.combinations import MODELS, allowed, asked
+from tests.support.slow import one_of_each_kind
 
 SAMPLE = {
     "conditional_vae": (
@@ -63,7 +64,7 @@ def test_a_sample_keeps_the_laws(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_of_each_kind(MODELS))
 def test_all_combinations_keep_the_laws(name):
     program = every_law(name, allowed(name))
     chosen = {n: asked(name)[n] for n in of_each_kind(name)}
@@ -72,7 +73,7 @@ def test_all_combinations_keep_the_laws(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_of_each_kind(MODELS))
 def test_the_table_of_combinations_is_true(name):
     assert combinations.find(name) == combinations.table()[name], (
         "run python -m tests.support.combinations --write"

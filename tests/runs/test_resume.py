@@ -17,7 +17,7 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.config import build
 from jaxvae.runs.train import _fresh
 
-KILLS = int(os.environ.get("JAXVAE_KILLS", "8"))
+KILLS = int(os.environ.get("JAXVAE_KILLS", "5"))
 OPTIONS = (
     "--hidden 64 --latent-dim 4 --batch-size 100 --total-steps 2000 --eval-every-steps 100 "
     "--test-num-samples 10 --seed 3 --kl-warmup-steps 200 --learning-rate-decay cosine"
