@@ -1,6 +1,7 @@
 """Laws of batches, for every model x objective x estimator that is not refused: counts in CONTRIBUTING.md.
 
-Slow: all of one model of each kind, and of all models with `JAXVAE_LAWS=all`. Fast: a sample, and for each law a twin that its check rejects.
+Slow: all of one model of each kind, and of all models with `JAXVAE_LAWS=all`. Fast: a sample,
+and for each law a twin that its check rejects.
 """
 
 import inspect
