@@ -157,13 +157,18 @@ def over_batch(
     A batch-coupled objective takes all the keys and all the examples itself.
 
     Raises:
-        InputError: labels or masks came with a batch-coupled objective.
+        InputError: labels, masks or weights came with a batch-coupled objective.
     """
     if batch_coupled:
         if examples.mask is not None or not isinstance(model, Model):
             raise InputError(
                 "batch: an objective that couples the batch takes whole examples of a plain model, "
                 "got a mask of values or a model that needs labels"
+            )
+        if examples.weight is not None:
+            raise InputError(
+                "batch: an objective that couples the batch compares its examples as they come, so that they count "
+                "alike; got weights, or a mask of examples: leave out the rows that are not there"
             )
         return objective(keys, model, examples.x, **options)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 
 import jaxvae as jv
@@ -125,6 +126,20 @@ def test_a_class_that_cannot_be_costs_nothing_where_it_is_not():
     np.testing.assert_allclose(jax.jit(jax.grad(score))(logits)[0], [p, 0, -p], rtol=1e-5)
     assert score(logits) != log_prob(OneHotCategorical(logits), jnp.array([0.0, 1.0, 0.0]))
     assert np.isnan(jnp.sum(value * jax.nn.log_softmax(logits)[0]))  # the twin: 0 * -inf
+
+
+@pytest.mark.parametrize("name", ["weight", "mask"])
+def test_rows_that_are_not_there_are_refused_where_rows_are_compared(name):
+    """They would be compared all the same: the penalty of two rows is not that of these and a copy."""
+    objective = partial(jv.coupled.dip_vae, lambda_off_diagonal=1.0, lambda_diagonal=1.0)
+    optimizer = optax.sgd(0.1)
+    step = jv.training.make_step(objective, optimizer, batch_coupled=True)
+    state = jv.training.init(KEY, MODEL, optimizer)
+    rows = jnp.stack([X, 1 - X, X])
+    refused(lambda: step(state, {"x": rows, name: jnp.array([1.0, 1.0, 0.0])}), "count alike", name)
+    keys = jax.random.split(jax.random.key(4), 3)
+    two, three = (objective(keys[:n], MODEL, rows[:n]) for n in (2, 3))
+    assert abs(two.objective[0] - three.objective[0]) > 1e-3
 
 
 def test_whole_numbers_are_no_levels():
