@@ -34,6 +34,13 @@ _LEVELS_AT_MOST = 4096
 _NODES = np.arange(-12, 12.01, 1 / 16)
 """Of a trapezoid rule in v, x = centre + spread * sinh(v): tails of 1e5 spreads, a step of a sixteenth of one."""
 _DIMENSIONS = 64
+_DRAWS_A_LINE = 256
+_ALL_PAIRS = 16
+"""Of so many values all pairs are compared, of more only some."""
+_FAR = 4.0
+"""In units of v: nodes further out, 27 spreads, are nothing where float32 has no number for the density there."""
+_RESOLVED = 1e-3
+"""What the next number of float32 may move a coordinate by."""
 _ROUGH = 0.3
 """A check by draws that cannot tell errors of so many nats is said to be none."""
 _NARROW = 0.85
@@ -54,6 +61,8 @@ class Sum(NamedTuple):
     how: str
     mean: np.ndarray | None = None
     square: np.ndarray | None = None
+    products: Callable[[np.ndarray], np.ndarray] | None = None
+    """The means of `x_i x_j`, of j = order[i] for every i, where the moments are known."""
 
 
 class Drawn(NamedTuple):
@@ -104,15 +113,21 @@ def integrate(d: Drawn, false_alarm: float) -> Sum:
     if points is not None:
         return _over_points(d, points)
     if _is_product(d):
-        return _by_lines(d)
+        try:
+            return _by_lines(d)
+        except UnknownError:
+            if d.distribution.is_discrete:
+                raise
     return _by_draws(d, false_alarm)
 
 
 def draws_follow(d: Drawn, total: Sum | None, false_alarm: float) -> tuple[bool, str]:
     """Whether the draws are of the density: its moments where they are summed, else its scores.
 
-    In coordinates u in which every value is allowed, `E[d log p / d u_i] = 0` and
-    `E[(u_i - c_i) d log p / d u_i] = -1` for any c, whatever the normaliser.
+    In coordinates u in which every value is allowed, `E[g'(u_i) + g(u_i) d log p / d u_i] = 0` for every smooth g
+    whose product with p vanishes far out, and `E[g(u_j) d log p / d u_i] = 0` for j other than i, whatever the
+    normaliser. Here g is 1, u - c, its sine and its cosine, and the sine for pairs. Of discrete values the means,
+    squares and products of pairs are looked at.
 
     Raises:
         UnknownError: the density is not known at given values, or its derivative is not what is asked.
@@ -121,11 +136,16 @@ def draws_follow(d: Drawn, total: Sum | None, false_alarm: float) -> tuple[bool,
     """
     if total is not None and total.mean is not None:
         flat = d.values.reshape(len(d.values), -1).astype(np.float64)
-        found = np.concatenate([flat, flat**2], axis=1)
-        exact = np.concatenate([total.mean, total.square])  # type: ignore[list-item]
+        assert total.square is not None
+        assert total.products is not None
+        columns, means = [flat, flat**2], [total.mean, total.square]
+        for order in _pairings(flat.shape[1]):
+            columns.append(flat * flat[:, order])
+            means.append(total.products(order))
+        found, exact = np.concatenate(columns, axis=1), np.concatenate(means)
         rounding = 1e-4 * np.maximum(1, np.abs(exact))
         test = z_test(found, exact, false_alarm=false_alarm, rounding=rounding)
-        return test.passed, f"means and squares, worst z = {test.max_z:.1f}"
+        return test.passed, f"means, squares and products, worst z = {test.max_z:.1f}"
     if not can_score(d.distribution):
         raise UnknownError("the density is known at its own draws alone")
     found = _stein(d)
@@ -134,12 +154,12 @@ def draws_follow(d: Drawn, total: Sum | None, false_alarm: float) -> tuple[bool,
 
 
 def _stein(d: Drawn) -> np.ndarray:
-    """Draws of `d log p / d u` and of `1 + (u - c) d log p / d u`, [n, 2 D]."""
+    """Draws of `g'(u_i) + g(u_i) d log p / d u_i` and of `g(u_j) d log p / d u_i`, of mean 0 each, [n, columns]."""
     u, transform = _unconstrained(d)
     u = u.reshape(len(u), -1)
     if _repeated(u).any():
         raise UnknownError(
-            "the support says that values are real, and draws repeat: some are masses"
+            "draws of real values repeat: some are masses, or float32 does not tell them apart at this scale"
         )
     shape = (-1,) if transform is None else jnp.shape(transform.inv(jnp.asarray(d.values[0])))
 
@@ -154,7 +174,17 @@ def _stein(d: Drawn) -> np.ndarray:
     centre = np.median(u, axis=0)
     slopes = np.asarray(jit_quickly(jax.vmap(jax.grad(log_density)))(jnp.asarray(u)), np.float64)
     spread = np.maximum(u.std(axis=0), 1e-30)
-    return np.concatenate([slopes * spread, 1 + (u - centre) * slopes], axis=1)
+    slopes, v = slopes * spread, (u - centre) / spread
+    sine, cosine = np.sin(v), np.cos(v)
+    columns = [slopes, 1 + v * slopes, cosine + sine * slopes, cosine * slopes - sine]
+    columns += [sine[:, order] * slopes for order in _pairings(u.shape[1])]
+    return np.concatenate(columns, axis=1)
+
+
+def _pairings(size: int) -> list[np.ndarray]:
+    """Orders in which no value is its own partner: all shifts of few values, some of many."""
+    shifts = range(1, size) if size <= _ALL_PAIRS else (1, 2, size // 3, size // 2)
+    return [np.roll(np.arange(size), shift) for shift in shifts]
 
 
 def _unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
@@ -171,8 +201,14 @@ def _unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
         raise UnknownError(f"no coordinates are known for the support {support}") from None
     with numpyro_promotion():
         u = np.asarray(jit_quickly(jax.vmap(transform.inv))(jnp.asarray(d.values)))
-    if not np.all(np.isfinite(u)):
-        raise UnknownError("draws lie on the border of the support, in float32")
+        inner = np.nextafter(d.values, np.median(d.values, axis=0, keepdims=True))
+        moved = np.asarray(jit_quickly(jax.vmap(transform.inv))(jnp.asarray(inner)))
+    with np.errstate(invalid="ignore"):
+        unresolved = ~(np.abs(moved - u) <= _RESOLVED * (1 + np.abs(u)))
+    if unresolved.reshape(len(u), -1).any(axis=1).mean() > _RESOLVED or not np.isfinite(u).all():
+        raise UnknownError(
+            "draws lie so near to the border of the support that float32 rounds them"
+        )
     return u, transform
 
 
@@ -210,7 +246,7 @@ def _values_of_each(d: Drawn) -> tuple[np.ndarray, bool]:
     """The numbers that each value of a discrete x can be, and whether these are all."""
     each = _each(d.distribution.support)
     levels = getattr(each, "num_levels", None)
-    low, high = getattr(each, "lower_bound", None), getattr(each, "upper_bound", None)
+    low, high = (_one_number(getattr(each, f"{side}_bound", None)) for side in ("lower", "upper"))
     dtype = d.values.dtype
     if isinstance(each, type(constraints.boolean)):
         return np.array([0, 1], dtype), True
@@ -225,13 +261,25 @@ def _values_of_each(d: Drawn) -> tuple[np.ndarray, bool]:
     return np.arange(int(low), int(3 * d.values.max()) + 200).astype(dtype), False
 
 
+def _one_number(bound: Any) -> Any:
+    """A bound that is the same for every value, as one number."""
+    if bound is None or np.size(bound) == 0 or not np.all(bound == np.ravel(bound)[0]):
+        return bound
+    return np.ravel(bound)[0]
+
+
 def _over_points(d: Drawn, points: np.ndarray) -> Sum:
     flat = points.reshape(len(points), -1)
     log_p = np.asarray(jit_quickly(jax.vmap(d.score))(jnp.asarray(flat)), np.float64)
     log_value = float(np.logaddexp.reduce(log_p))
     probs = np.exp(log_p - log_value)
+    flat = flat.astype(np.float64)
+
+    def products(order: np.ndarray) -> np.ndarray:
+        return probs @ (flat * flat[:, order])
+
     how = f"the sum over {len(points):,} points"
-    return Sum(log_value, TOLERANCE, how, probs @ flat, probs @ flat.astype(np.float64) ** 2)
+    return Sum(log_value, TOLERANCE, how, probs @ flat, probs @ flat**2, products)
 
 
 # Products of one factor a value.
@@ -260,47 +308,79 @@ def _is_product(d: Drawn) -> bool:
 
 def _by_lines(d: Drawn) -> Sum:
     """`p(x0) prod_d sum_t p(x0 with x_d = t) / p(x0)`, each sum or integral by itself."""
-    values, log_weight = _lines(d)  # [G, D] each
-    start = jnp.asarray(d.values[0].reshape(-1))
-    at_start = float(d.score(start))
-
-    def line(d_and_column: tuple[Array, Array]) -> Array:
-        index, column = d_and_column
-        return jax.vmap(lambda value: d.score(start.at[index].set(value)))(column)
-
-    columns = jnp.arange(len(start)), jnp.asarray(values.T, start.dtype)
-    log_f = (
-        np.asarray(jit_quickly(lambda c: jax.lax.map(line, c))(columns), np.float64).T - at_start
-    )
-    # Far out, where float32 has no such number of the support, there is nothing.
+    values, log_weight, v = _lines(d)  # [G, D], [G, D], [G]
+    discrete, size = d.distribution.is_discrete, values.shape[1]
+    draws = d.values.reshape(len(d.values), -1)
+    own = draws[:1] if discrete else draws[:_DRAWS_A_LINE]
+    at_start, at_own, log_f = _along(d, draws[0], own, values)
+    # Far out, where float32 has no such number of the support or of the density, there is nothing.
     within = np.isfinite(values) & np.isfinite(log_weight)
-    terms = np.where(within, log_f, -np.inf) + np.where(within, log_weight, 0)
+    within &= ~((np.abs(v) > _FAR)[:, None] & ~(log_f < np.inf))
+    log_f = np.where(within, log_f, -np.inf)
+    terms, how = log_f + np.where(within, log_weight, 0), f"along {size:,} values"
     if np.any(np.isnan(terms)):
-        return Sum(np.nan, TOLERANCE, "sums along each value, which are NaN")
+        return Sum(np.nan, TOLERANCE, f"sums {how}, which are NaN")
     each = np.logaddexp.reduce(terms, axis=0)
     log_value = at_start + float(each.sum())
-    if d.distribution.is_discrete:
+    limit = TOLERANCE + size * float(np.finfo(np.float32).eps) * abs(at_start)
+    if discrete:
         tail = float(np.max(terms[-1] - each)) if not _values_of_each(d)[1] else -np.inf
         if tail > np.log(1e-6):
             raise UnknownError("the tail of the counts is too long to be summed")
-        probs = np.exp(terms - each)
-        how = f"the product of sums along {len(start):,} values"
-        return Sum(log_value, TOLERANCE, how, (probs * values).sum(0), (probs * values**2).sum(0))
+        probs, values = np.exp(terms - each), values.astype(np.float64)
+        mean, square = (probs * values).sum(0), (probs * values**2).sum(0)
+        how = f"the product of sums {how}"
+        return Sum(log_value, limit, how, mean, square, lambda order: mean * mean[order])
+    _require_smooth(own, at_own, values, log_f)
     coarse = np.logaddexp.reduce(terms[::2] + np.log(2), axis=0)
     error = float(np.abs(coarse - each).sum())
-    if error > _ROUGH:
+    if not error <= _ROUGH:
         raise UnknownError(f"the integrals along each value are known to {error:.1g} nats alone")
-    return Sum(
-        log_value, TOLERANCE + error, f"the product of integrals along {len(start):,} values"
-    )
+    return Sum(log_value, limit + error, f"the product of integrals {how}")
 
 
-def _lines(d: Drawn) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes along each value of x, and the logarithms of their weights, [G, D]."""
+def _along(
+    d: Drawn, start: np.ndarray, own: np.ndarray, values: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """`log p(x0)`, and `log p(x0 with x_d = t) - log p(x0)` at some draws and at the nodes, [.., D].
+
+    The start is a value of each line too, so that its rounding, which counts D times, is that of the others.
+    """
+
+    def line(index_and_column: tuple[Array, Array]) -> Array:
+        index, column = index_and_column
+        return jax.vmap(lambda value: d.score(jnp.asarray(start).at[index].set(value)))(column)
+
+    columns = np.concatenate([start[None], own, values.astype(start.dtype)])
+    arguments = jnp.arange(len(start)), jnp.asarray(columns.T)
+    log_p = np.asarray(jit_quickly(lambda c: jax.lax.map(line, c))(arguments), np.float64).T
+    with np.errstate(invalid="ignore"):
+        log_f = log_p[1:] - log_p[0]
+    return float(log_p[0].mean()), log_f[: len(own)], log_f[len(own) :]
+
+
+def _require_smooth(
+    draws: np.ndarray, at_draws: np.ndarray, values: np.ndarray, log_f: np.ndarray
+) -> None:
+    """Refuse lines whose density is at a draw e times what it is at the nodes beside it.
+
+    Raises:
+        UnknownError: something is narrower than a step.
+    """
+    for d in range(values.shape[1]):
+        order = np.argsort(values[:, d])
+        nodes, heights = values[order, d], log_f[order, d]
+        place = np.clip(np.searchsorted(nodes, draws[:, d]), 1, len(nodes) - 1)
+        if np.any(at_draws[:, d] > 1 + np.maximum(heights[place - 1], heights[place])):
+            raise UnknownError("the density has something narrower than the nodes of the integral")
+
+
+def _lines(d: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes along each value of x [G, D], the logarithms of their weights [G, D], and how far out they are [G]."""
     size = int(np.prod(d.distribution.event_shape, dtype=int))
     if d.distribution.is_discrete:
         values = np.repeat(_values_of_each(d)[0][:, None], size, axis=1)
-        return values, np.zeros_like(values, np.float64)
+        return values, np.zeros_like(values, np.float64), np.zeros(len(values))
     u, transform = _unconstrained(d)
     if u.shape != d.values.shape or _repeated(u.reshape(len(u), -1)).any():
         raise UnknownError("the values of x cannot be moved one by one")
@@ -314,7 +394,7 @@ def _lines(d: Drawn) -> tuple[np.ndarray, np.ndarray]:
             x = jax.vmap(transform)(jnp.asarray(nodes))
             slope = jax.vmap(transform.log_abs_det_jacobian)(jnp.asarray(nodes), x)
         log_weight, nodes = log_weight + np.asarray(slope, np.float64), np.asarray(x)
-    return nodes.reshape(len(nodes), size), log_weight.reshape(len(nodes), size)
+    return nodes.reshape(len(nodes), size), log_weight.reshape(len(nodes), size), _NODES
 
 
 # Draws.

@@ -132,6 +132,58 @@ class HalfPrecision(Diagonal):
         return super().each(value).astype(jnp.bfloat16)
 
 
+class Noise(Diagonal):
+    """Normals by their density, with noise of mean 0 and variance 1 of another kind."""
+
+    def __init__(self, loc, scale, *, of):
+        self.of = of
+        super().__init__(loc, scale)
+
+    def noise(self, key):
+        return self.of(key, self.event_shape)
+
+
+def folded_twice(key, shape):
+    del shape
+    return jnp.stack([jax.random.normal(jax.random.fold_in(key, 1)) for _ in range(2)])
+
+
+NOISES = {
+    "one draw for all": lambda key, shape: jnp.broadcast_to(jax.random.normal(key), shape),
+    "one fold twice": folded_twice,
+    "skewed": lambda key, shape: jax.random.exponential(key, shape) - 1,
+    "uniform": lambda key, shape: jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5),
+    "laplace": lambda key, shape: jax.random.laplace(key, shape) / 2**0.5,
+}
+
+
+class OneUniform(FloatBernoulli):
+    """Bits that share their noise."""
+
+    def sample(self, key, sample_shape=()):
+        return (jax.random.uniform(key) < self.probs).astype(jnp.float32)
+
+
+class OffByLabel(Linear):
+    """p(x|z, y) off by exp(y): no fault where the label is 0."""
+
+    def given(self, y):
+        return planted(
+            likelihood=lambda self, z: Scaled(
+                self.decoder @ z, jnp.full(4, 0.5), of=jnp.asarray(y, jnp.float32)
+            )
+        )
+
+
+class Scaled(Diagonal):
+    def __init__(self, loc, scale, *, of):
+        self.of = of
+        super().__init__(loc, scale)
+
+    def log_prob(self, value):
+        return super().log_prob(value) + self.of
+
+
 def q_of(family):
     return {"posterior": lambda self, x: family(self.encoder @ x, self.scale)}
 
@@ -184,6 +236,10 @@ FAULTS = {
     "dependence on the batch": ("together = one by one", {"posterior": of_the_batch}),
     "draws of another scale": ("draws follow q(z|x)", q_of(OtherScale)),
 }
+FAULTS |= {
+    f"noise: {name}": ("draws follow q(z|x)", q_of(partial(Noise, of=noise)))
+    for name, noise in NOISES.items()
+}
 FAST = (
     "support",
     "shape",
@@ -210,6 +266,110 @@ def test_the_same_model_without_a_fault_passes(methods):
     verdict = check(planted(**methods), XS)
     assert verdict.passed, str(verdict)
     assert not verdict.unchecked, str(verdict)
+
+
+@pytest.mark.slow
+def test_bits_that_share_their_noise_are_found():
+    bits = (XS > 0).astype(np.float32)
+    for family, passes in ((FloatBernoulli, True), (OneUniform, False)):
+        model = planted(likelihood=lambda self, z, f=family: f(logits=self.decoder @ z).to_event(1))
+        verdict = check(model, bits)
+        assert verdict.passed == passes, str(verdict)
+        assert passes or verdict.failed[0].law == "draws follow p(x|z)"
+
+
+@pytest.mark.slow
+def test_every_label_is_looked_at():
+    class Labelled:
+        given = OffByLabel.given
+
+    verdict = check(Labelled(), {"x": XS, "label": np.array([0, 1, 2])})
+    assert [finding.law for finding in verdict.failed] == ["p(x|z) integrates to 1"], str(verdict)
+    assert check(Labelled(), {"x": XS, "label": np.zeros(3, int)}).passed
+
+
+# What is right, and looked wrong.
+
+
+def spiked(self, z):
+    """A component twenty times narrower than the other, in each value."""
+    loc = jnp.stack([self.decoder @ z, self.decoder @ z + 50], axis=-1)
+    weights = dist.Categorical(probs=jnp.tile(jnp.array([0.98, 0.02]), (4, 1)))
+    return dist.MixtureSameFamily(weights, dist.Normal(loc, jnp.array([1.0, 0.05]))).to_event(1)
+
+
+def of_many_counts(self, z):
+    return dist.NegativeBinomial2(2e4 * jnp.exp(self.decoder @ z / 10), 0.5).to_event(1)
+
+
+def of_a_loop(self, z):
+    """A carry that says that it is float32."""
+
+    def halve(h, _):
+        return h * 0.5 + self.decoder @ z, None
+
+    h, _ = jax.lax.scan(halve, jnp.zeros(4, jnp.float32), None, length=2)
+    return dist.Normal(h, 0.5).to_event(1)
+
+
+def near_z(self, z):
+    return dist.Uniform(self.decoder @ z - 20, self.decoder @ z + 20).to_event(1)
+
+
+RIGHT = {
+    "a narrow component": (spiked, XS),
+    "large counts": (of_many_counts, np.round(np.exp(XS))),
+    "a loop in float32": (of_a_loop, XS),
+    "a support that moves with z": (near_z, XS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_passes(name):
+    likelihood, xs = RIGHT[name]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        verdict = check(planted(likelihood=likelihood), xs)
+    assert verdict.passed, str(verdict)
+
+
+@pytest.mark.slow
+def test_models_of_784_pixels_pass_at_any_seed():
+    bits = (np.random.default_rng(0).random((2, 28, 28)) < 0.3).astype(np.float32)
+    model = jv.models.vae(jax.random.key(0), (28, 28), latent_dim=8, hidden=(16,))
+    for seed in range(3):
+        verdict = check(model, bits, seed=seed, num_draws=2048)
+        assert verdict.passed, str(verdict)
+
+
+def test_a_model_may_hold_keys():
+    class Dropped(nnx.Module):
+        def __init__(self):
+            self.layer, self.drop = (
+                nnx.Linear(4, 2, rngs=nnx.Rngs(0)),
+                nnx.Dropout(0.5, rngs=nnx.Rngs(1)),
+            )
+
+        prior, likelihood = Linear.prior, Linear.likelihood
+        decoder = arrays()[1]
+
+        def posterior(self, x):
+            return dist.Normal(self.layer(self.drop(x)), 1.0).to_event(1)
+
+    model = Dropped()
+    assert [finding.law for finding in check(model, XS).failed] == ["nothing hidden"]
+    model.eval()
+    verdict = check(model, XS)
+    assert verdict.passed, str(verdict)
+
+
+def test_arrays_of_a_plain_class_are_seen_to_change():
+    class Moving(NumpyroModel):
+        def posterior(self, x):
+            self.seen = getattr(self, "seen", np.zeros(4)) * 0.9 + x
+            return super().posterior(x)
+
+    assert [finding.law for finding in check(Moving(), XS).failed] == ["nothing hidden"]
 
 
 def test_a_layer_that_normalises_over_the_batch_is_hidden_state():
