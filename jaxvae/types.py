@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
@@ -121,6 +122,8 @@ def _known_number(value: Any, expected: str) -> float | None:
         raise InputError(f"{expected}, got {value!r}")
     if np.shape(value) != ():
         raise InputError(f"{expected}, got an array of shape {np.shape(value)}")
+    if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+        raise InputError(f"{expected}, got a complex one, {value!r}")
     return float(value) if is_known(value) else None
 
 

@@ -42,7 +42,17 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize(
-    "value", [-1.0, np.float32(-1), jnp.float32(-1), jnp.float32(np.nan), jnp.ones(2), "1"]
+    "value",
+    [
+        -1.0,
+        np.float32(-1),
+        jnp.float32(-1),
+        jnp.float32(np.nan),
+        jnp.ones(2),
+        "1",
+        1j,
+        np.complex64(1),
+    ],
 )
 def test_a_weight_is_one_number_of_at_least_0_whatever_its_type(name, value):
     refused(lambda: WEIGHTS[name](value), f"{name}: expected a finite number of at least 0, got")

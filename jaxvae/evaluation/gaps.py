@@ -73,8 +73,9 @@ class Gaps(NamedTuple):
 
     def __str__(self) -> str:
         shown = partial(_number_with_error, weight=self.weight)
+        count = len(self.total) if self.weight is None else np.count_nonzero(self.weight)
         lines = [
-            f"log p(x) of {len(self.total)} examples, {self.source}: {shown(self.log_evidence)} nats",
+            f"log p(x) of {count} examples, {self.source}: {shown(self.log_evidence)} nats",
             f"encoder, {self.encoder_family}: ELBO {shown(self.encoder)}, "
             f"total gap {shown(self.total)}",
         ]

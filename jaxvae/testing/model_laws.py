@@ -1,4 +1,4 @@
-"""The laws that `check_model` looks at, a function each: it says what was seen, or raises an exception that says what is broken."""
+"""The laws that `check_model` looks at, a function each: it says what was seen, or raises what says how it is broken."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
