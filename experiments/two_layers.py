@@ -64,7 +64,8 @@ def describe(name: str, model: jv.Model, xs: jax.Array) -> str:
     """Active units and, of a hierarchy, the KL of each layer, h1 first."""
     # So many samples that the noise of an inactive unit's mean stays far below the threshold of 0.01.
     options = {} if name == "one" else {"num_samples": 1_000, "batch_size": 20}
-    active = jv.evaluation.active_units(model, xs, **options).active
+    key = jax.random.key(0)
+    active = jv.evaluation.active_units(model, xs, key=key, **options).active
     each = np.split(active, np.cumsum(LAYERS[name])[:-1])
     said = f"active units {' + '.join(str(int(layer.sum())) for layer in each)}"
     if name == "one":

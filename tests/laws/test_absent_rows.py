@@ -65,7 +65,7 @@ SAID = {
     "log_likelihood": said_of_likelihood,
     "ais": said_of_chains,
     "active_units": partial(evaluation.active_units, MODEL),
-    "active_units, drawn": partial(evaluation.active_units, MODEL, num_samples=4),
+    "active_units, drawn": partial(evaluation.active_units, MODEL, num_samples=4, key=KEY),
     "kl_per_latent": partial(evaluation.kl_per_latent, MODEL),
     "gaps": said_of_gaps,
     "rate_distortion_curve": partial(evaluation.rate_distortion_curve, KEY, PAIRS),

@@ -36,8 +36,9 @@ def terms_and_gradient(objective, key, model, x):
         terms = objective(key, model, x)
         return terms.objective, terms
 
-    gradient, terms = jax.grad(loss, has_aux=True)(model)
-    return terms._asdict(), gradient
+    gradient, terms = jax.grad(loss, has_aux=True, allow_int=True)(model)  # a label is an integer
+    floats = [g for g in jax.tree.leaves(gradient) if g.dtype != jax.dtypes.float0]
+    return terms._asdict(), floats
 
 
 # Compiled = line by line, and no NaN on the way: every operation is looked at.
