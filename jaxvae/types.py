@@ -97,10 +97,7 @@ def require_weight(**values: float | Float[Array, ""]) -> None:
         InputError: naming the weight.
     """
     for name, value in values.items():
-        expected = f"{name}: expected a finite number of at least 0"
-        found = _known_number(value, expected)
-        if found is not None and not 0 <= found < float("inf"):
-            raise InputError(f"{expected}, got {value!r}")
+        _require_number(name, value, "of at least 0", lambda number: number >= 0)
 
 
 def require_above_zero(**values: float | Float[Array, ""]) -> None:
@@ -110,21 +107,20 @@ def require_above_zero(**values: float | Float[Array, ""]) -> None:
         InputError: naming the argument.
     """
     for name, value in values.items():
-        expected = f"{name}: expected a finite number above 0"
-        found = _known_number(value, expected)
-        if found is not None and not 0 < found < float("inf"):
-            raise InputError(f"{expected}, got {value!r}")
+        _require_number(name, value, "above 0", lambda number: number > 0)
 
 
-def _known_number(value: Any, expected: str) -> float | None:
-    """One number, Python's, NumPy's or JAX's; None where it is traced."""
+def _require_number(name: str, value: Any, kind: str, allowed: Callable[[float], bool]) -> None:
+    """Refuse what is not one finite real number, Python's, NumPy's or JAX's, that is allowed."""
+    expected = f"{name}: expected a finite number {kind}"
     if not hasattr(value, "dtype") and not isinstance(value, int | float):
         raise InputError(f"{expected}, got {value!r}")
     if np.shape(value) != ():
         raise InputError(f"{expected}, got an array of shape {np.shape(value)}")
     if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
         raise InputError(f"{expected}, got a complex one, {value!r}")
-    return float(value) if is_known(value) else None
+    if is_known(value) and not (allowed(float(value)) and float(value) < float("inf")):
+        raise InputError(f"{expected}, got {value!r}")
 
 
 def require_positive(**values: int) -> None:

@@ -40,10 +40,10 @@ def guarded(distribution: Distribution) -> Distribution:
 
 def is_all_reals(support: Any) -> bool:
     """Whether a support is every real number or vector."""
-    return _of_one_value(support) is constraints.real
+    return of_one_value(support) is constraints.real
 
 
-def _of_one_value(support: Any) -> Any:
+def of_one_value(support: Any) -> Any:
     """What a support says of each value, where it says the same of all of them."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -59,7 +59,7 @@ def _guarded_part(part: Any) -> Any:
 
 
 def _has_bounds(distribution: Distribution) -> bool:
-    support = _of_one_value(distribution.support)
+    support = of_one_value(distribution.support)
     return support not in (None, constraints.real, constraints.boolean)
 
 

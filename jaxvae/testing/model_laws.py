@@ -25,6 +25,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.sampling import require_latents
+from jaxvae.testing.exact import in_float64
 from jaxvae.testing.normaliser import Drawn, Sum, UnknownError, drawn, draws_follow, integrate
 from jaxvae.types import Model, PRNGKey
 
@@ -125,7 +126,7 @@ class Case:
         x, label = row
         bound = bind(model, label)
         q, p = bound.posterior(x), bound.prior()
-        z, log_q = _draw_and_score(q, key)
+        z, log_q = sample_with_log_prob(q, key)
         likelihood = bound.likelihood(z)
         return {
             "z": z,
@@ -145,13 +146,6 @@ def _held(model: Any) -> list[np.ndarray]:
     """Copies of the arrays that a model holds, a pytree or not."""
     tree = model if jax.tree.leaves(model) != [model] else getattr(model, "__dict__", {})
     return [np.array(leaf) for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
-
-
-def _draw_and_score(q: Distribution, key: PRNGKey) -> tuple[Array, Array]:
-    if q.has_rsample or not can_score(q):
-        return sample_with_log_prob(q, key)
-    z = sample(q, key)
-    return z, log_prob(q, z)
 
 
 # The laws, in the order in which they are looked at.
@@ -279,10 +273,6 @@ def _precision(case: Case) -> str:
 def _in_float64(case: Case, i: int, z: Array) -> dict[str, Array]:
     """The log-densities at a given latent."""
 
-    def widen(array: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(array), jnp.floating)
-        return jnp.asarray(np.asarray(array, np.float64)) if floating else array
-
     def densities(arrays: Any, row: Any, z: Array) -> dict[str, Array]:
         model = bind(case.of(arrays), row[1])
         return {
@@ -291,9 +281,8 @@ def _in_float64(case: Case, i: int, z: Array) -> dict[str, Array]:
             "log q(z|x)": log_prob(model.posterior(row[0]), z),
         }
 
-    with jax.enable_x64(True), numpyro_promotion():
-        arguments = jax.tree.map(widen, (case.arrays, case.row(i), z))
-        return jax.device_get(jit_quickly(densities)(*arguments))
+    with numpyro_promotion():
+        return in_float64(densities, case.arrays, case.row(i), z)
 
 
 def _keys(case: Case) -> str:

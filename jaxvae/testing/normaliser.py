@@ -17,10 +17,10 @@ from jaxvae.distributions import (
     OneHotCategorical,
     can_score,
     log_prob,
-    sample,
     sample_with_log_prob,
 )
 from jaxvae.distributions.calls import numpyro_promotion
+from jaxvae.distributions.support import of_one_value
 from jaxvae.relaxations import states
 from jaxvae.testing.statistics import normal_quantile, standard_error, z_test
 from jaxvae.types import PRNGKey
@@ -77,8 +77,7 @@ class Drawn(NamedTuple):
 def drawn(distribution: Distribution, key: PRNGKey, num_draws: int) -> Drawn:
     """Draws of a distribution over one event, each with a key of its own."""
     keys = jax.random.split(key, num_draws)
-    one = sample_with_log_prob if distribution.has_rsample else _sample_and_score
-    values, log_probs = jit_quickly(jax.vmap(lambda k: one(distribution, k)))(keys)
+    values, log_probs = jit_quickly(jax.vmap(lambda k: sample_with_log_prob(distribution, k)))(keys)
     shape = distribution.event_shape
     return Drawn(
         distribution,
@@ -86,11 +85,6 @@ def drawn(distribution: Distribution, key: PRNGKey, num_draws: int) -> Drawn:
         np.asarray(log_probs, np.float64),
         lambda flat: log_prob(distribution, flat.reshape(shape)),
     )
-
-
-def _sample_and_score(distribution: Distribution, key: PRNGKey) -> tuple[Array, Array]:
-    value = sample(distribution, key)
-    return value, log_prob(distribution, value)
 
 
 def integrate(d: Drawn, false_alarm: float) -> Sum:
@@ -192,7 +186,7 @@ def _unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
     support = d.distribution.support
     if d.distribution.is_discrete or support is None:
         raise UnknownError(f"no coordinates are known for the support {support}")
-    each = _each(support)
+    each = of_one_value(support)
     if each is constraints.real:
         return d.values, None
     try:
@@ -212,13 +206,6 @@ def _unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
     return u, transform
 
 
-def _each(support: Any) -> Any:
-    """What a support says of each value."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
 def _repeated(flat: np.ndarray) -> np.ndarray:
     """Which columns of draws [n, D] hold the same numbers again and again: masses, not densities."""
     return np.array([len(np.unique(column)) < len(column) / 2 for column in flat.T], bool)
@@ -234,7 +221,7 @@ def _all_points(d: Drawn) -> np.ndarray | None:
         return None
     if isinstance(distribution, OneHotCategorical):  # whose support, bits, says less than it could
         return np.asarray(states(distribution), d.values.dtype)
-    values, whole = _values_of_each(d)
+    values, whole = _values_ofof_one_value(d)
     size = int(np.prod(shape, dtype=int))
     if not whole or size * np.log(len(values)) > np.log(LARGEST_TABLE):
         return None
@@ -242,9 +229,9 @@ def _all_points(d: Drawn) -> np.ndarray | None:
     return np.stack([axis.ravel() for axis in grid], axis=-1).reshape(-1, *shape)
 
 
-def _values_of_each(d: Drawn) -> tuple[np.ndarray, bool]:
+def _values_ofof_one_value(d: Drawn) -> tuple[np.ndarray, bool]:
     """The numbers that each value of a discrete x can be, and whether these are all."""
-    each = _each(d.distribution.support)
+    each = of_one_value(d.distribution.support)
     levels = getattr(each, "num_levels", None)
     low, high = (_one_number(getattr(each, f"{side}_bound", None)) for side in ("lower", "upper"))
     dtype = d.values.dtype
@@ -324,7 +311,7 @@ def _by_lines(d: Drawn) -> Sum:
     log_value = at_start + float(each.sum())
     limit = TOLERANCE + size * float(np.finfo(np.float32).eps) * abs(at_start)
     if discrete:
-        tail = float(np.max(terms[-1] - each)) if not _values_of_each(d)[1] else -np.inf
+        tail = float(np.max(terms[-1] - each)) if not _values_ofof_one_value(d)[1] else -np.inf
         if tail > np.log(1e-6):
             raise UnknownError("the tail of the counts is too long to be summed")
         probs, values = np.exp(terms - each), values.astype(np.float64)
@@ -379,7 +366,7 @@ def _lines(d: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes along each value of x [G, D], the logarithms of their weights [G, D], and how far out they are [G]."""
     size = int(np.prod(d.distribution.event_shape, dtype=int))
     if d.distribution.is_discrete:
-        values = np.repeat(_values_of_each(d)[0][:, None], size, axis=1)
+        values = np.repeat(_values_ofof_one_value(d)[0][:, None], size, axis=1)
         return values, np.zeros_like(values, np.float64), np.zeros(len(values))
     u, transform = _unconstrained(d)
     if u.shape != d.values.shape or _repeated(u.reshape(len(u), -1)).any():
