@@ -9,8 +9,14 @@ from hypothesis import settings
 
 from jaxvae.cli.cache import SWITCH, use_compilation_cache
 from tests.support.minutes import pytest_addoption, pytest_configure
+from tests.support.processes import quick
+from tests.support.slow import pytest_collection_modifyitems
 
-__all__ = ["pytest_addoption", "pytest_configure"]  # hooks are found by their names
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+]  # hooks are found by their names
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,6 +60,8 @@ def as_users(monkeypatch, tmp_path):
 @pytest.fixture
 def experiment(as_users, monkeypatch, capsys):
     """A function that runs an experiment in this process and returns what it says."""
+    for name, value in quick().items():  # for those that start processes of their own
+        monkeypatch.setenv(name, value)
 
     def run(name, *options):
         script = str(ROOT / f"experiments/{name}.py")

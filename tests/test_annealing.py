@@ -435,6 +435,7 @@ def test_check_of_the_sandwich_rejects():
             check_sandwich(*twin, exact)
 
 
+@pytest.mark.slow
 def test_examples_are_those_of_the_model():
     found, _ = between()
     model = linear_gaussian(1)

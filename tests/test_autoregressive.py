@@ -242,6 +242,7 @@ def test_the_recurrent_network_is_its_equations():
     np.testing.assert_allclose(result, np.transpose(outputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_jit_is_eager_and_batches_are_rows(decoder):
     p = make(decoder).likelihood(Z)

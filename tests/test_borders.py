@@ -17,6 +17,7 @@ from jaxvae.gradients import moves
 from jaxvae.rows import rows
 from jaxvae.sampling import require_latents
 from tests.support.refusals import refused
+from tests.support.slow import slow_but
 
 INF = float("inf")
 
@@ -90,7 +91,7 @@ def check_support(name, score):
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", slow_but(OUTSIDE, "uniform", "gamma", "independent"))
 def test_there_is_no_density_outside_of_the_support(name):
     check_support(name, log_prob)
 
@@ -467,6 +468,7 @@ class Dead(NamedTuple):
         return dist.Uniform(jnp.zeros(1), jnp.where(z < 0, 0.25, 1.0)).to_event(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -511,6 +513,7 @@ def fit_of(y):
     return float((size * np.mean(np.log1p(-best * y)) + 5) / (size + 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [100, 1000, 100_000])
 @pytest.mark.parametrize("scale", [0.5, 2.0, 30.0, 1000.0])
 def test_k_hat_is_the_sources_for_weights_of_any_range(num_samples, scale):

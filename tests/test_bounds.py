@@ -103,6 +103,7 @@ def test_check_of_shapes_rejects_a_leaked_batch_axis():
 many = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12).map(np.float32)
 
 
+@pytest.mark.slow
 @given(many)
 def test_renyi_falls_in_its_order_and_meets_the_others(log_w):
     log_w = jnp.asarray(log_w)
@@ -114,6 +115,7 @@ def test_renyi_falls_in_its_order_and_meets_the_others(log_w):
     assert bounds.renyi(log_w, -50.0) <= bounds.vr_max(log_w) + 1e-4
 
 
+@pytest.mark.slow
 @given(many)
 def test_bounds_of_the_same_samples_are_in_order(log_w):
     log_w, betas = jnp.asarray(log_w), jnp.linspace(0, 1, 9)[:-1]

@@ -64,6 +64,7 @@ def test_a_model_keeps_its_contract(name):
 EAGER = ("vae", "conditional_vae", "ssvae")  # plain, with a label, with discrete latents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EAGER)  # of all models: tests/laws
 def test_a_batch_is_its_examples_and_compiled_is_what_is_run_line_by_line(name):
     contract = CONTRACTS[name]

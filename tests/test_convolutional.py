@@ -52,7 +52,8 @@ def test_a_convolution_of_stride_one_is_scipys():
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("kernel", "stride"), KINDS)
 def test_the_adjoints(kernel, stride, size):
     """<transposed(y, w), x> = <correlate(x, y), w> = <y, convolve(x, w)>, by either program."""

@@ -71,6 +71,7 @@ def replicate(function, model, *, draws, batch, seed=0):
 # All of them.
 
 
+@pytest.mark.slow
 @every
 def test_bound_is_that_of_each_example_alone(objective):
     model, xs = linear()
@@ -87,6 +88,7 @@ def test_bound_is_that_of_each_example_alone(objective):
     assert np.max(np.abs(terms.objective - terms.bound)) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "neutral",
     [
@@ -621,6 +623,7 @@ def test_model_and_discriminator_do_not_feel_each_other_s_gradient():
         check_apart(factor_without_stops)
 
 
+@pytest.mark.slow
 def test_discriminator_learns_the_total_correlation():
     """Trained through the objective beside a held model, from 0 to within 0.05 nats of the exact value."""
     vae, covariance = correlated()

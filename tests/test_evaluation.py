@@ -56,6 +56,7 @@ def check_log_likelihood(function):
         assert np.all((got.ess >= 1) & (got.ess <= 29))
 
 
+@pytest.mark.slow
 def test_estimate_is_the_plain_one_whatever_the_sizes():
     check_log_likelihood(log_likelihood)
 
@@ -121,6 +122,7 @@ def test_check_of_coverage_rejects_another_scale_of_the_error_and_the_elbo():
         check_coverage(bound, result.standard_error)
 
 
+@pytest.mark.slow
 def test_the_exact_posterior_has_no_error():
     model = oracles.with_exact_posterior(oracles.linear_gaussian())
     xs = oracles.draw_x(model, 0, 20)

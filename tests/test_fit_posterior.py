@@ -183,6 +183,7 @@ def test_flow_reaches_beyond_every_normal():
     assert -5 * fit.standard_error < below < 0.5 * kl.min(), (below, kl.min())
 
 
+@pytest.mark.slow
 def test_one_example_is_a_row_of_many_whatever_the_batch():
     model, xs = problem()
     key = jax.random.key(5)

@@ -270,6 +270,7 @@ def test_density_with_the_sample_is_the_density_of_the_sample(name):
         np.testing.assert_allclose(log_q, log_prob(q, z), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_value_and_gradient_are_finite_at_parameters_of_200(name):
     for sign in (200.0, -200.0):
@@ -297,6 +298,7 @@ def test_planar_flow_is_finite_at_zero_and_stays_one_to_one_far_out():
         assert np.all(np.isfinite(log_det))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(NAMES, "planar", "iaf", "spline odd"))
 def test_flows_are_pytrees_and_map_over_leading_axes(name):
     flow = make(name)

@@ -145,6 +145,7 @@ def test_what_is_said():
     assert "given" in str(measured("given"))
 
 
+@pytest.mark.slow
 def test_gaps_of_an_example_do_not_depend_on_the_others():
     model, xs = problem()
     options = {"num_samples": 5, "num_steps": 3, "families": ("diagonal",), "batch_size": 2}

@@ -211,6 +211,7 @@ def test_relaxed_samples_have_their_mean_and_slope(gradient):
     assert not z_test(np.asarray(slopes), float(jax.nn.sigmoid(0.4) * jax.nn.sigmoid(-0.4))).passed
 
 
+@pytest.mark.slow
 def test_one_hot_vectors_work_with_every_estimator_that_takes_them():
     class OneHot(Bits):
         def prior(self):
@@ -239,6 +240,7 @@ def test_one_hot_vectors_work_with_every_estimator_that_takes_them():
 # The value is the bound, whatever the estimator.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -293,6 +295,7 @@ def model_gradient(model, x):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 4])
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])
 def test_no_gradient_in_q_at_the_exact_posterior(gradient, num_samples):
@@ -336,6 +339,7 @@ EVERY_BOUND = [
 ]
 
 
+@pytest.mark.slow
 def test_all_bounds_are_the_evidence_at_the_exact_posterior():
     model = oracles.with_exact_posterior(oracles.linear_gaussian(0))
     xs = oracles.draw_x(model, 0, 4)

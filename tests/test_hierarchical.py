@@ -380,6 +380,7 @@ def test_sampling_with_the_density_evaluates_each_network_once(name):
     assert products(lambda m, key: sample_with_log_prob(m.prior(), key), model, key) == down
 
 
+@pytest.mark.slow
 def test_beta_and_warm_up_weigh_the_sampled_rate():
     model, key = make("ladder"), jax.random.key(1)
     objective = partial(jv.elbo, kl="monte_carlo", beta=0.3)
@@ -451,6 +452,7 @@ def test_kl_per_layer_has_the_exact_expectation(name):
     assert not np.all(np.abs(kl.mean[::-1] - exact) < 5.2 * kl.standard_error)
 
 
+@pytest.mark.slow
 def test_kl_per_layer_sums_to_the_rate():
     model, key = make("ladder", (2, 1, 3)), jax.random.key(1)
     xs = jnp.stack([X, 1 - X, X * 0])

@@ -155,6 +155,7 @@ def test_ess_is_that_of_the_weights():
     np.testing.assert_allclose(imputed().ess[:7], likelihood.ess, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_result_depends_on_batch_or_chunk():
     run = partial(impute, jax.random.key(0), linear(), copies(size=7), num_draws=2, num_samples=K)
     for chunk_size, batch_size in ((K, None), (7, 3)):

@@ -109,6 +109,7 @@ def test_check_of_mutual_information_rejects(twin):
         check_each(twin)
 
 
+@pytest.mark.slow
 def test_neither_batch_nor_chunk_changes_anything(monkeypatch):
     model = one_latent()
     run = partial(mutual_information, jax.random.key(0), model, column(), num_samples=3)

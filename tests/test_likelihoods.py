@@ -447,7 +447,9 @@ def score_of(module, params, x):
     return log_prob(module(params), x)
 
 
-@ALL
+@pytest.mark.parametrize(
+    "name", slow_but(CASES, "bernoulli", "gaussian", "discretized_logistic", "beta")
+)
 def test_value_and_gradient_are_finite_at_200(name):
     check_extremes(name, score_of)
 

@@ -272,6 +272,7 @@ def test_the_default_gradient_is_refused_for_a_mixture():
         jv.elbo(jax.random.key(0), mixture((3,)), jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_every_part_of_a_linear_model_gets_a_gradient():
     x = jnp.array([0.1, 2.0, 1.0])
     for name in ("factor_analysis", "ica_full"):

@@ -133,6 +133,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "expected"), CASES.values(), ids=CASES)
 def test_products_are_those_of_rounded_factors(how, expected):
     close(how(ours), expected())
@@ -290,6 +291,7 @@ def test_no_parameter_gradient_an_example():
         require_no_gradient_an_example(twin.jaxpr, 5, W.shape)
 
 
+@pytest.mark.slow
 def test_gradients_stay_near_those_of_float32():
     """A rounding error is 2^-9 of a factor; the whole gradient is within 1 percent, and not equal."""
     make, objective = MODELS["vae"]

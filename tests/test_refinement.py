@@ -107,6 +107,7 @@ def check_slope(through):
     np.testing.assert_allclose(along(through)(0.0)[1], quotient, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_gradient_runs_through_the_steps():
     check_slope("all")
     with pytest.raises(AssertionError):

@@ -201,6 +201,7 @@ def test_a_bound_class_is_a_plain_model():
         assert analytic_kl(plain.prior(), dist.Normal(jnp.zeros(D), 1.0).to_event(1)) == 0
 
 
+@pytest.mark.slow
 def test_every_part_of_the_model_gets_a_finite_gradient():
     model = tiny(likelihood="gaussian")
     objective = partial(semi_supervised, **ROWS)
@@ -405,6 +406,7 @@ def test_the_labels_are_scored_once_for_a_batch():
     assert rows_multiplied(batched_rows=True) == [5, 20]
 
 
+@pytest.mark.slow
 def test_training_on_redrawn_rows():
     def observe(key, x):
         return x * jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype)

@@ -84,6 +84,7 @@ def test_a_weight_that_is_an_array_is_evaluated():
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg"])
 def test_a_model_without_latents_is_sampled_in_chunks(gradient):
     bound = partial(jv.iwae, KEY, num_samples=5, gradient=gradient)

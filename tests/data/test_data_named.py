@@ -36,6 +36,7 @@ def no_decoding(monkeypatch):
     monkeypatch.setattr(named, "_decode", fail)
 
 
+@pytest.mark.slow
 def test_cache_hit_is_identical_and_decodes_nothing(real_data, tfds_mnist, no_decoding):
     again = load("mnist", data_dir=real_data / "tfds", valid_size=0)
     assert again.fingerprint == tfds_mnist.fingerprint
@@ -103,6 +104,7 @@ def prepared(real_data, tmp_path):
     return tmp_path, folder / "binarized_mnist-train.array_record-00000-of-00001"
 
 
+@pytest.mark.slow
 def test_binarized_mnist_is_bits_with_its_own_validation(prepared, monkeypatch, refused):
     folder, shard = prepared
     kept = _decoded_tests_as_every_split(monkeypatch)

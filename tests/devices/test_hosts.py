@@ -47,7 +47,8 @@ def start(*args, cwd, devices=1, module="tests.devices.runs_command", path=ROOT,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{path}:{ROOT}",
         "JAX_COMPILATION_CACHE_DIR": str(CACHE.name),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nothing is asked here of the programs themselves
     }
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, args)],

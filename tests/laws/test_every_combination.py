@@ -13,7 +13,7 @@ import pytest
 import jaxvae as jv
 from tests.support import combinations, law_twins, laws
 from tests.support.combinations import MODELS, allowed, asked
-from tests.support.slow import one_of_each_kind
+from tests.support.slow import one_of_each_kind, slow_but
 
 SAMPLE = {
     "conditional_vae": (
@@ -59,7 +59,7 @@ def of_each_kind(name):
         yield from found[:1]
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", slow_but(SAMPLE, "vae", "ssvae"))
 def test_a_sample_keeps_the_laws(name):
     every_law(name, SAMPLE[name])
 

@@ -280,7 +280,8 @@ def check_units(name, rescaled=Rescaled):
         laws.require_same("the unit of x", {n: found}, {n: (expected, gradient)})
 
 
-@pytest.mark.parametrize("name", slow_but(CONTINUOUS, "factor_analysis"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_unit_of_x_adds_its_jacobian_alone(name):
     check_units(name)
 

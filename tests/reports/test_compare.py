@@ -30,6 +30,7 @@ def compared(finished, other):
     return compare([finished, other], num_samples=SAMPLES)
 
 
+@pytest.mark.slow
 def test_differences_are_those_of_the_same_examples(finished, other, compared):
     parts, first, _ = load_model(finished)
     _, second, _ = load_model(other)

@@ -17,7 +17,7 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.config import build
 from jaxvae.runs.train import _fresh
 
-KILLS = int(os.environ.get("JAXVAE_KILLS", "5"))
+KILLS = int(os.environ.get("JAXVAE_KILLS", "3"))
 OPTIONS = (
     "--hidden 64 --latent-dim 4 --batch-size 100 --total-steps 2000 --eval-every-steps 100 "
     "--test-num-samples 10 --seed 3 --kl-warmup-steps 200 --learning-rate-decay cosine"
@@ -25,10 +25,13 @@ OPTIONS = (
 
 
 def jaxvae(*args, cache, **options):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    own = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "jaxvae", *map(str, args)],
-        env=environment,
+        env=os.environ | own,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -342,6 +342,7 @@ def test_models_of_784_pixels_pass_at_any_seed():
         assert verdict.passed, str(verdict)
 
 
+@pytest.mark.slow
 def test_a_model_may_hold_keys():
     class Dropped(nnx.Module):
         def __init__(self):

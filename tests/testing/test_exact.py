@@ -44,6 +44,7 @@ def model(request):
     return MODELS[request.param]
 
 
+@pytest.mark.slow
 def test_bounds_are_ordered_and_iwae_of_one_is_the_elbo(model):
     x = example(model)
     elbo, one, two, many = value(model, x), *(value(model, x, "iwae", k) for k in (1, 2, 500))
@@ -157,6 +158,7 @@ def test_closed_form_of_the_elbo_is_the_quadrature():
         np.testing.assert_allclose(closed, grid, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bound", "k"), [("elbo", 1), ("iwae", 3)])
 def test_gradient_is_the_finite_difference_of_the_value(model, bound, k):
     x = example(model)

@@ -63,6 +63,7 @@ def test_batches_and_noise_are_those_of_single_runs():
         assert np.abs(found[0, i] - found[0, i - 1]).min() > 1e-4  # the twin: draws of another run
 
 
+@pytest.mark.slow
 def test_validation_is_that_of_single_runs():
     state = stack(STATES)
     found = make_validations(lambda _: seen, {}, Numbered(), batch_size=2)(state)

@@ -311,6 +311,7 @@ def test_the_state_keeps_its_structure_and_compiles_once():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_seeds_can_be_mapped_over():
     optimizer, (_, xs) = optax.adam(1e-2), model_and_batch()
     step = jv.training.make_step(jv.elbo, optimizer)

@@ -146,6 +146,7 @@ def test_how_steps_are_dealt_out_changes_nothing(folder, seconds, monkeypatch):
         assert train(feed) == expected(folder)
 
 
+@pytest.mark.slow
 def test_a_vae_trains_to_the_same_bits(folder):
     optimizer = optax.adam(1e-3)
     model = jv.models.vae(jax.random.key(0), (3,), latent_dim=2, hidden=(8,))
