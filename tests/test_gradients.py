@@ -211,6 +211,56 @@ def test_relaxed_samples_have_their_mean_and_slope(gradient):
     assert not z_test(np.asarray(slopes), float(jax.nn.sigmoid(0.4) * jax.nn.sigmoid(-0.4))).passed
 
 
+def relaxed_elbo(model, kl, temperature):
+    """The ELBO of soft bits, by the midpoint rule over both quantiles of the noise; formulas written out."""
+    u = (jnp.arange(400, dtype=jnp.float32) + 0.5) / 400
+    noise = jnp.stack(jnp.meshgrid(*[jnp.log(u) - jnp.log1p(-u)] * 2), -1).reshape(-1, 2)
+    q, prior = model.posterior(jnp.asarray(X)).base_dist.logits, model.prior_logits[...]
+    mean = jax.nn.sigmoid(q)
+    entropy = jnp.sum(jax.nn.softplus(q) - q * mean)
+
+    def log_p(logits, bits):
+        return jnp.sum(bits * logits - jax.nn.softplus(logits))
+
+    def of_one(noise):
+        z = jax.nn.sigmoid((q + noise) / temperature)
+        rate = {
+            "entropy": -log_p(prior, z) - entropy,
+            "analytic": -log_p(prior, mean) - entropy,
+        }
+        return log_p(model.weight[...] @ z + model.bias[...], jnp.asarray(X)) - rate[kl]
+
+    return jnp.mean(jax.vmap(of_one)(noise))
+
+
+@pytest.mark.parametrize("kl", ["entropy", "analytic"])
+def test_every_form_of_the_elbo_has_the_gradient_of_soft_bits(kl):
+    model = Bits()
+    exact = flat(jax.jit(jax.grad(partial(relaxed_elbo, kl=kl, temperature=0.7)))(model))
+    check(partial(jv.elbo, kl=kl, gradient="gumbel_softmax", temperature=0.7), exact, model)
+
+
+def test_the_prior_of_soft_bits_gets_the_gradient_of_bits_as_they_cool():
+    """E soft z - E z, which is the bias of d/d prior, falls with the temperature; hard bits have none."""
+    model = Bits()
+    exact = jax.grad(expected)(model, bounds.elbo, 1).prior_logits[...]
+    grad = jax.jit(jax.grad(lambda model, t: relaxed_elbo(model, "entropy", t)))
+    bias = [np.abs(grad(model, t).prior_logits[...] - exact).max() for t in (1.0, 0.3, 0.05)]
+    print("bias of d/d prior at temperatures 1, 0.3, 0.05:", bias)
+    assert bias[0] > 3 * bias[1] > 9 * bias[2]
+
+
+def test_check_of_soft_bits_rejects_a_prior_without_its_gradient():
+    class Stopped(Bits):
+        def prior(self):
+            return FloatBernoulli(jax.lax.stop_gradient(self.prior_logits[...])).to_event(1)
+
+    exact = flat(jax.grad(relaxed_elbo)(Bits(), "entropy", 0.7))
+    objective = partial(jv.elbo, kl="entropy", gradient="gumbel_softmax", temperature=0.7)
+    with pytest.raises(AssertionError):
+        check(objective, exact, Stopped())
+
+
 @pytest.mark.slow
 def test_one_hot_vectors_work_with_every_estimator_that_takes_them():
     class OneHot(Bits):
