@@ -110,8 +110,9 @@ def stream(
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Any:
-    """`function(model, fold_in(key, i), xs[i], **options)` for every row i, whatever its weight, as NumPy arrays.
+    """`function(model, fold_in(key, index[i]), xs[i], **options)` of every row i, whatever its weight, as NumPy arrays.
 
+    `index` is the batch's own entry, as in training; without it the rows count from 0.
     A batch is a dispatch. The same function and options are compiled once for all calls (for each, of a model that
     is no pytree). Of rows that
     lie on several devices, each device computes its own, `batch_size` of them at a time.
@@ -171,12 +172,13 @@ def _batch(
     index: Array,
 ) -> Any:
     def local(first: Any, examples: Examples, held: Any, key: PRNGKey, index: Array) -> Any:
+        del first  # a row's key is of its index in the whole
         model = held.model if isinstance(held, Constant) else held
 
         def one(key: PRNGKey, row: Examples) -> Any:
             return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
 
         rows = jax.tree.map(lambda column: column[index], examples)
-        return jax.vmap(one)(fold_each(key, first + index), rows)
+        return jax.vmap(one)(fold_each(key, rows.index), rows)
 
     return on_each(local, layout, examples, held, key, index)

@@ -113,6 +113,19 @@ def test_weights_that_are_alike_are_none(name):
     check_alike(SAID[name])
 
 
+def test_a_row_draws_by_its_index_wherever_it_lies():
+    """Rows 5 and 2 alone, with their indices, have the numbers that they have among all."""
+
+    def said(xs):
+        return evaluation.log_likelihood(KEY, MODEL, xs, num_samples=30).estimate
+
+    whole, chosen = said(XS), np.array([5, 2], np.int32)
+    alone = said({"x": XS[chosen], "index": chosen})
+    np.testing.assert_allclose(alone, whole[chosen], rtol=1e-6)
+    by_position = said(XS[chosen])
+    assert np.abs(by_position - alone).min() > 1e-3
+
+
 def test_the_twin_that_counts_absent_rows_is_rejected():
     def counted(xs):
         found = evaluation.log_likelihood(KEY, MODEL, xs, num_samples=30)
