@@ -30,7 +30,7 @@ KINDS = (
     "count_vae",
     "vae of posterior bernoulli",
 )
-"""Models of which each has something that the others have not: the rest are made of the same parts."""
+"""Models that stand for all in the slow suite: normal latents, bits, classes, layers, labels, counts, an EM step."""
 
 
 TWIN = re.compile(r"reject")
