@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxvae import evaluation
 from jaxvae.batching import unpack
@@ -306,7 +307,7 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
     rows = {**xs, "mask": jnp.asarray(seen & kept, jnp.float32)}
     filled = evaluation.impute(keys[1], subject.model, rows, num_samples=settings.study_samples)
     truth, weight = np.asarray(xs["x"], np.float64), weights_of(xs)
-    train = np.asarray(observed(subject.parts, "train")["x"], np.float64)
+    train = observed(subject.parts, "train")
     record: Record = {
         "examples": len(truth),
         "num_samples": settings.study_samples,
@@ -314,17 +315,27 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
         "ess": mean_and_error(filled.ess, weight)[0],
     }
     if filled.mean is None:
-        counts = [np.sum(train == value, axis=0) for value in np.unique(train)]
-        common = np.unique(train)[np.argmax(counts, axis=0)]
+        values = np.unique(train["x"])
+        shares = [_column_mean(train, train["x"] == value) for value in values]
+        common = values[np.argmax(shares, axis=0)]
         right = {"draw": filled.draws[0] == truth, "common": common[None] == truth}
         return record | {
             name: _of_hidden(np.asarray(hit), hidden, weight) for name, hit in right.items()
         }
-    off = {"model": filled.mean - truth, "column": train.mean(axis=0)[None] - truth}
+    off = {"model": filled.mean - truth, "column": _column_mean(train, train["x"])[None] - truth}
     squares = {
         name: _of_hidden(np.asarray(e, np.float64) ** 2, hidden, weight) for name, e in off.items()
     }
     return record | {f"mean_square_{name}": value for name, value in squares.items()}
+
+
+def _column_mean(rows: Mapping[str, Array], values: ArrayLike) -> Float[np.ndarray, "*event"]:
+    """Mean of values [N, *event] over the rows that hold each, by the weights of the rows; 0 where none does."""
+    values, mask = np.asarray(values, np.float64), unpack(rows).mask
+    held = np.ones_like(values) if mask is None else np.asarray(mask, np.float64)
+    if (weight := weights_of(rows)) is not None:
+        held = held * weight.reshape(-1, *[1] * (values.ndim - 1))
+    return np.sum(held * values, axis=0) / np.maximum(np.sum(held, axis=0), np.finfo(float).tiny)
 
 
 def _of_hidden(

@@ -7,8 +7,8 @@ from jaxvae import evaluation
 from jaxvae.cli.main import main
 from jaxvae.reports import write_report
 from jaxvae.runs import TrainConfig
-from jaxvae.runs.evaluate import observed
-from jaxvae.runs.studies import STUDIES, Settings, study, study_file
+from jaxvae.runs.evaluate import evaluate, observed
+from jaxvae.runs.studies import STUDIES, Settings, _column_mean, study, study_file
 from jaxvae.runs.train import load_model, train
 from jaxvae.runs.words import ROWS, TITLES, rows_of, sentences_of
 from tests.reports.conftest import Page
@@ -87,6 +87,35 @@ def test_probes_know_labels_better_than_chance(records):
     assert probes["linear"][0] > 0.2
     assert probes["linear_of_x"][0] > 0.8
     assert probes["clusters"] == 10
+
+
+def means_of(parts, model, xs):
+    """What `evaluate` says of all examples, without the errors of means, which a copy makes smaller."""
+    said = evaluate(parts, model, split="test", num_samples=5, xs=xs)
+    pairs = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_minus_elbo")
+    return [said[name][0] for name in pairs] + [said["ess"], said["active_units"]]
+
+
+@pytest.mark.slow
+def test_weights_of_a_run_are_copies_of_its_rows(loaded):
+    parts, model = loaded
+    xs = {name: np.asarray(rows[:6]) for name, rows in observed(parts, "test").items()}
+    index, times = np.arange(6), np.array([1, 3, 1, 2, 1, 1])
+    weighed = means_of(parts, model, xs | {"index": index, "weight": np.float32(times)})
+    twice = {name: np.repeat(rows, times, axis=0) for name, rows in (xs | {"index": index}).items()}
+    np.testing.assert_allclose(weighed, means_of(parts, model, twice), rtol=1e-5)
+    assert abs(weighed[0] - means_of(parts, model, xs)[0]) > 0.01
+
+
+def test_a_column_is_imputed_by_the_mean_of_what_was_observed_of_it():
+    rng = np.random.default_rng(0)
+    x, seen = rng.normal(size=(7, 4)).astype(np.float32), rng.random((7, 4)) < 0.6
+    weight = rng.uniform(0.2, 2, 7).astype(np.float32)
+    seen[:, 3] = False
+    rows = {"x": x * seen, "mask": np.float32(seen), "weight": weight}
+    expected = np.ma.average(np.ma.array(np.float64(x), mask=~seen), axis=0, weights=weight)
+    np.testing.assert_allclose(_column_mean(rows, rows["x"]), expected.filled(0.0), rtol=1e-6)
+    np.testing.assert_allclose(_column_mean({"x": x}, x), np.float64(x).mean(axis=0), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
