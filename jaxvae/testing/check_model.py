@@ -7,7 +7,8 @@ import jax
 
 from jaxvae.batching import Examples, unpack
 from jaxvae.binding import Conditional
-from jaxvae.testing.model_laws import FIRST, LAWS, TESTS, BrokenError, Case
+from jaxvae.testing.model_case import TESTS, BrokenError, Case
+from jaxvae.testing.model_laws import FIRST, LAWS
 from jaxvae.testing.normaliser import UnknownError
 from jaxvae.testing.statistics import FALSE_ALARM, require_rate
 from jaxvae.types import Batch, InputError, Model, require_positive

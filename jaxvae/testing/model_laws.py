@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from jaxvae.batching import Examples
 from jaxvae.binding import Conditional, bind
 from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import (
@@ -21,131 +19,24 @@ from jaxvae.distributions import (
     require_event,
     require_one_event,
     sample,
-    sample_with_log_prob,
 )
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.sampling import require_latents
 from jaxvae.testing.exact import in_float64
-from jaxvae.testing.normaliser import Drawn, Sum, UnknownError, drawn, draws_follow, integrate
+from jaxvae.testing.model_case import PARTS, BrokenError, Case, Part, is_array
+from jaxvae.testing.normaliser import Sum, UnknownError, draws_follow
 from jaxvae.types import Model, PRNGKey
 
-Part: TypeAlias = Literal["p(z)", "q(z|x)", "p(x|z)"]
-
-PARTS: tuple[Part, ...] = ("p(z)", "q(z|x)", "p(x|z)")
-TESTS = 2 * 3 * len(PARTS)
-"""Statistical tests of one model, at most: does each density integrate to 1, and do its draws follow it, at three rows."""
-_ROWS = 4
-"""Rows that are looked at, of those given."""
 _SAME = 1e-4
 """What two computations of one number in float32 may differ by, relative, and absolute near zero."""
 _WIDE = 1e-3
 """What float32 may differ from float64 by, as `_SAME`."""
 
 
-class BrokenError(Exception):
-    """A law is broken; the message says how."""
-
-
-class Case:
-    """A model with examples, its arrays apart from all else that it holds."""
-
-    def __init__(
-        self, model: Any, examples: Examples, key: PRNGKey, num_draws: int, false_alarm: float
-    ):
-        self.model, self.key, self.num_draws, self.false_alarm = model, key, num_draws, false_alarm
-        self.xs, self.labels = examples.x[:_ROWS], examples.label
-        self.labels = None if self.labels is None else self.labels[:_ROWS]
-        self.leaves, self._tree = jax.tree.flatten(model)
-        self._sums: dict[Part, list[Sum] | Exception] = {}
-        self._where = [i for i, leaf in enumerate(self.leaves) if _is_array(leaf)]
-
-    @property
-    def arrays(self) -> list[Array]:
-        """The arrays of the model."""
-        return [self.leaves[i] for i in self._where]
-
-    def of(self, arrays: list[Array]) -> Any:
-        """The model with other arrays."""
-        leaves = list(self.leaves)
-        for i, array in zip(self._where, arrays, strict=True):
-            leaves[i] = array
-        return jax.tree.unflatten(self._tree, leaves)
-
-    @property
-    def rows(self) -> tuple[Array, Array | None]:
-        """The examples with their labels."""
-        return self.xs, self.labels
-
-    def row(self, i: int) -> tuple[Array, Any]:
-        """One example with its label."""
-        return self.xs[i], None if self.labels is None else self.labels[i]
-
-    @cached_property
-    def looked_at(self) -> list[int]:
-        """The first two rows, or one of each label, three at most."""
-        if self.labels is None:
-            return [0, 1]
-        return sorted(np.unique(np.asarray(self.labels), return_index=True)[1].tolist())[:3]
-
-    def parts(self, i: int) -> dict[Part, Distribution]:
-        """p(z), q(z|x), and p(x|z) at a draw from p(z), of one example."""
-        x, label = self.row(i)
-        bound = bind(self.model, label)
-        prior = bound.prior()
-        z = sample(prior, jax.random.fold_in(jax.random.fold_in(self.key, 1), i))
-        return {"p(z)": prior, "q(z|x)": bound.posterior(x), "p(x|z)": bound.likelihood(z)}
-
-    @cached_property
-    def drawn(self) -> dict[Part, list[Drawn]]:
-        """Draws of the three, of each example that is looked at; p(z) of a model without labels once."""
-        key = jax.random.fold_in(self.key, 2)
-        found: dict[Part, list[Drawn]] = {part: [] for part in PARTS}
-        for i in self.looked_at:
-            parts = self.parts(i)
-            for number, part in enumerate(PARTS):
-                if part == "p(z)" and found[part] and self.labels is None:
-                    continue
-                draw_key = jax.random.fold_in(jax.random.fold_in(key, number), i)
-                found[part].append(drawn(parts[part], draw_key, self.num_draws))
-        return found
-
-    def sums(self, part: Part) -> list[Sum]:
-        """The integrals of one of the three; whatever keeps them from being known is raised at every call."""
-        if part not in self._sums:
-            try:
-                self._sums[part] = [integrate(d, self.false_alarm) for d in self.drawn[part]]
-            except Exception as error:
-                self._sums[part] = error
-        found = self._sums[part]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def numbers(self, model: Any, row: Any, key: PRNGKey) -> dict[str, Array]:
-        """A latent of one example with its three log-densities."""
-        x, label = row
-        bound = bind(model, label)
-        q, p = bound.posterior(x), bound.prior()
-        z, log_q = sample_with_log_prob(q, key)
-        likelihood = bound.likelihood(z)
-        return {
-            "z": z,
-            "log p(x|z)": log_prob(likelihood, x),
-            "log p(z)": log_prob(p, z),
-            "log q(z|x)": log_q,
-        }
-
-
-def _is_array(leaf: Any) -> bool:
-    if not isinstance(leaf, jax.Array | np.ndarray):
-        return False
-    return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _held(model: Any) -> list[np.ndarray]:
     """Copies of the arrays that a model holds, a pytree or not."""
     tree = model if jax.tree.leaves(model) != [model] else getattr(model, "__dict__", {})
-    return [np.array(leaf) for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
+    return [np.array(leaf) for leaf in jax.tree.leaves(tree) if is_array(leaf)]
 
 
 # The laws, in the order in which they are looked at.
@@ -345,7 +236,7 @@ def _finite(case: Case) -> str:
 
 
 def _names(case: Case, floats: list[bool]) -> list[str]:
-    paths = [path for path, leaf in jax.tree.leaves_with_path(case.model) if _is_array(leaf)]
+    paths = [path for path, leaf in jax.tree.leaves_with_path(case.model) if is_array(leaf)]
     return [jax.tree_util.keystr(p) for p, floating in zip(paths, floats, strict=True) if floating]
 
 
