@@ -2,8 +2,14 @@
 
 Each is for `jaxvae.training.make_step(objective, optimizer, batch_coupled=True)`. The term that
 couples enters `objective` alone, so that its mean over the batch is the published objective;
-`bound`, `distortion` and `rate` are those of each example on its own. A `mask` in the batch leaves
-an example out of that mean, not out of the term that couples: leave masked rows out of the batch.
+`bound`, `distortion` and `rate` are those of each example on its own.
+
+A `weight` or a `mask` of examples in the batch reaches the term that couples, too: an example of weight 0
+is not there, NaN included, and weights that are alike are none. Of weights that are unlike only the
+ratios matter: they say how often an example like this one is met, and the estimate of what couples keeps its
+expectation. They are no counts of copies, which would be compared with each other. Fewer examples than
+an objective needs are refused, or, where the weights are traced, give the finite number that
+`aggregate_covariance`, `mmd2` and `log_weights` document.
 """
 
 from jaxvae.coupled.dip import aggregate_covariance, dip_vae
