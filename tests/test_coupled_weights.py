@@ -17,7 +17,7 @@ from scipy import special
 import jaxvae as jv
 from jaxvae import coupled
 from jaxvae.batching import fill_rows
-from jaxvae.coupled.terms import apart, draw_each, latents
+from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents
 from jaxvae.distributions import sample
 from tests.support import oracles
 from tests.support.laws import require_same
@@ -31,6 +31,11 @@ SIZE = len(THERE)
 MODEL = linear()[0]
 ROWS = np.asarray(oracles.draw_x(MODEL.vae, 1, SIZE), np.float32)
 KEYS = keys(2, SIZE)
+
+
+def alike(weight):
+    """1 for those that are there."""
+    return jnp.where(weight > 0, 1.0, 0.0)
 
 
 def with_nan(rows, weight):
@@ -100,22 +105,36 @@ def multiplied(objective):
     return twin
 
 
-def of_the_first_place(objective):
-    """The twin whose draws are those of the first place, whether a row is there or not."""
+def permuted_by_the_first_place(keys, model, xs, weight=None):
+    """FactorVAE whose permutations have the key of the first place, whether a row is there or not."""
+    s = draw_each(keys, model, xs, weight, at_least=4)
+    terms, z, key = elbo_of(s, "analytic"), latents(s), jax.vmap(apart)(keys)[0]
+    ratio = jax.vmap(lambda z: model.discriminator(z)[0])(z)
+    training = coupled.discriminator_log_likelihood(
+        key, model.discriminator, jax.lax.stop_gradient(z), weight=weight
+    )
+    return terms._replace(objective=terms.bound - ratio + training)
 
-    def twin(keys, model, xs, weight=None):
-        first = 0 if weight is None else jnp.argmax(weight > 0)
-        return objective(keys.at[first].set(keys[0]), model, xs, weight=weight)
 
-    return twin
+def rejected(twin):
+    with pytest.raises(AssertionError, match="is not there"):
+        check_absence({"twin": twin}, program({"twin": twin})[0])
 
 
-@pytest.mark.parametrize("bug", [counted, multiplied, of_the_first_place])
+@pytest.mark.parametrize("bug", [counted, multiplied])
 @every
 def test_check_of_absence_rejects(objective, bug):
-    twin = {"twin": bug(objective)}
-    with pytest.raises(AssertionError, match="is not there"):
-        check_absence(twin, program(twin)[0])
+    rejected(bug(objective))
+
+
+def test_check_of_absence_rejects_permutations_by_place():
+    rejected(permuted_by_the_first_place)
+
+
+def test_laws_reject_a_nan_in_any_place():
+    whole = {"said": [np.ones(2), np.ones(2)]}
+    with pytest.raises(AssertionError, match="law"):
+        require_same("law", {"said": [np.ones(2), np.array([1.0, np.nan])]}, whole)
 
 
 def test_few_rows_that_are_there_give_finite_numbers_and_no_new_program(padded):
@@ -213,7 +232,7 @@ def test_unlike_weights_are_those_of_numpy(padded):
 
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - {"info imq", "factor"}))
-@pytest.mark.parametrize("change", [lambda w: 1.0 * (w > 0), jnp.square], ids=["alike", "squared"])
+@pytest.mark.parametrize("change", [alike, jnp.square], ids=["alike", "squared"])
 def test_check_of_unlike_weights_rejects(name, change):
     def twin(keys, model, xs, weight):
         return EVERY[name](keys, model, xs, weight=change(weight))
@@ -267,7 +286,7 @@ def of_copies(q, form, weight):
         (
             "mmd2",
             lambda xs, ys, x_weight, y_weight, **o: coupled.mmd2(
-                xs, ys, x_weight=x_weight, y_weight=1.0 * (y_weight > 0), **o
+                xs, ys, x_weight=x_weight, y_weight=alike(y_weight), **o
             ),
         ),
     ],
@@ -291,11 +310,8 @@ def test_weights_of_the_aggregate_are_exact_on_the_data_set():
 
 
 def test_check_of_the_data_set_rejects():
-    def alike(*args):
-        return coupled.log_weights(*args[:-1], 1.0 * (args[-1] > 0))
-
     with pytest.raises(AssertionError):
-        check_data_set(alike)
+        check_data_set(lambda *args: coupled.log_weights(*args[:-1], alike(args[-1])))
 
 
 # FactorVAE: the expected score over all ways to draw the latents of the second half.
@@ -334,8 +350,8 @@ def test_the_discriminator_is_scored_on_latents_by_their_weights():
 @pytest.mark.parametrize("which", [slice(0, 4), slice(4, 8)], ids=["first half", "second half"])
 def test_check_of_the_discriminator_rejects(which):
     def twin(key, discriminator, z, *, weight):
-        alike = weight.at[which].set(1.0 * (weight[which] > 0))
-        return coupled.discriminator_log_likelihood(key, discriminator, z, weight=alike)
+        weight = weight.at[which].set(alike(weight[which]))
+        return coupled.discriminator_log_likelihood(key, discriminator, z, weight=weight)
 
     with pytest.raises(AssertionError, match="log-likelihood"):
         check_discriminator(twin, DRAWN)
