@@ -137,6 +137,31 @@ def test_laws_reject_a_nan_in_any_place():
         require_same("law", {"said": [np.ones(2), np.array([1.0, np.nan])]}, whole)
 
 
+def check_filled(function):
+    """The first row that is there in the place of NaN; the slope of a weighted sum by hand."""
+    rows = jnp.asarray(with_nan(ROWS, UNLIKE))
+
+    @jax.jit
+    def both(rows):
+        return function(rows, UNLIKE), jax.grad(
+            lambda rows: jnp.sum(UNLIKE[:, None] * function(rows, UNLIKE) ** 2)
+        )(rows)
+
+    filled, slope = both(rows)
+    there = UNLIKE[:, None] > 0
+    np.testing.assert_array_equal(filled, np.where(there, ROWS, ROWS[1]))
+    np.testing.assert_allclose(slope, np.where(there, 2 * UNLIKE[:, None] * ROWS, 0), rtol=1e-6)
+
+
+def test_rows_that_are_not_there_are_filled():
+    check_filled(fill_rows)
+
+
+def test_check_of_filled_rows_rejects():
+    with pytest.raises(AssertionError):
+        check_filled(lambda rows, weight: rows)
+
+
 def test_few_rows_that_are_there_give_finite_numbers_and_no_new_program(padded):
     call, compiled = padded
     for count in (1, 2, 3, SIZE):

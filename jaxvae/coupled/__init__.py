@@ -4,12 +4,12 @@ Each is for `jaxvae.training.make_step(objective, optimizer, batch_coupled=True)
 couples enters `objective` alone, so that its mean over the batch is the published objective;
 `bound`, `distortion` and `rate` are those of each example on its own.
 
-A `weight` or a `mask` of examples in the batch reaches the term that couples, too: an example of weight 0
-is not there, NaN included, and weights that are alike are none. Of weights that are unlike only the
-ratios matter: they say how often an example like this one is met, and the estimate of what couples keeps its
-expectation. They are no counts of copies, which would be compared with each other. Fewer examples than
-an objective needs are refused, or, where the weights are traced, give the finite number that
-`aggregate_covariance`, `mmd2` and `log_weights` document.
+A `weight` [B], of the batch or of its `mask` of examples, reaches the term that couples, too. An example of
+weight 0 is not there, NaN included; weights that are alike are none, and only their ratios matter. Of
+independent examples of one law, covariance and MMD have no bias, whatever the weights. An example of
+weight 2 weighs as two do, but is no pair: it is not compared with itself. Fewer examples than an objective
+needs are refused, or, where the weights are traced, give a finite number: see `aggregate_covariance`,
+`mmd2`, `log_weights` and `discriminator_log_likelihood`.
 """
 
 from jaxvae.coupled.dip import aggregate_covariance, dip_vae

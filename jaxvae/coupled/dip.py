@@ -47,8 +47,8 @@ def dip_vae(
         `Terms` of [B], nats.
 
     Raises:
-        InputError: a batch of one, an unknown form, a weight below 0, a posterior without the
-            moments, or keys of another shape.
+        InputError: a batch of one, weights of examples that are not usable, an unknown form, a
+            weight below 0, a posterior without the moments, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -79,10 +79,9 @@ def aggregate_covariance(
     `C = cov_i(mean_i)` with the divisor B - 1, and for form "ii" `C + mean_i covariance_i`.
 
     With weights the means are weighted and the divisor of `C = sum_i w_i (mean_i - m) (mean_i - m)^T / c` is
-    `c = sum w - sum w^2 / sum w`, which is without bias where w_i says how often an example like i is
-    met. Examples of weight 0 are not there; weights that are alike are none; only their ratios
-    matter. One example of weight 2 is not two in c, which tell more. The covariance of the one mean
-    that there is, where only one weight is above 0, is 0.
+    `c = sum w - sum w^2 / sum w`, without bias for independent examples of one law. Examples of weight 0
+    are not there; weights that are alike are none; only their ratios matter. An example of weight 2 is
+    two in every sum, but not in c: two tell more than one. Where only one is there, C is 0.
 
     Args:
         q: posteriors of B >= 2 examples, a `jax.vmap` of `model.posterior`.

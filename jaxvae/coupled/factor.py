@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt
 from numpyro.distributions import Distribution
 
 from jaxvae.batching import fill_rows, fold_each
@@ -113,8 +113,8 @@ def factor_vae(
         `Terms` of [B], nats.
 
     Raises:
-        InputError: a batch of fewer than 4, a model without a discriminator, a weight below 0, or
-            keys of another shape.
+        InputError: a batch of fewer than 4, weights of examples that are not usable, a model without
+            a discriminator, a weight below 0, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> vae = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -160,7 +160,8 @@ def discriminator_log_likelihood(
     With weights the halves are those of the samples whose weight is above 0, and the mean over A is
     weighted. A permutation has not the marginals of unlike weights: where there are such, each latent
     of z' is drawn from those of B with replacement, by their weights. Weights that are alike are none. The
-    sample in place r of those that are there draws from `fold_in(key, r)`, whatever lies between.
+    sample in place r of those that are there draws from `fold_in(key, r)`, whatever lies between. Of
+    fewer than four, where the weights are traced and cannot be refused, a half with none counts 0.
 
     Args:
         key: one typed key, for the permutations.
@@ -184,11 +185,13 @@ def discriminator_log_likelihood(
     if z.ndim != 2 or len(z) < 4:
         raise InputError(f"z: expected samples [B, D] with B of at least 4, got shape {z.shape}")
     require_rows(weight, len(z), at_least=4)
-    z, weight = _first_there(z, jnp.ones(len(z)) if weight is None else weight)
-    halves = _halves(weight)
+    if weight is not None:
+        z, weight = _first_there(z, weight)
+    halves = _halves(weight, len(z))
     product = _product_of_marginals(key, z, weight, halves)
+    counts = jnp.ones(len(z), z.dtype) if weight is None else weight
     logits = _logits(discriminator, jnp.where((halves == JOINT)[:, None], z, product))
-    true = weighted_mean(jax.nn.log_sigmoid(logits), jnp.where(halves == JOINT, weight, 0.0))
+    true = weighted_mean(jax.nn.log_sigmoid(logits), jnp.where(halves == JOINT, counts, 0.0))
     # The weights of the second half are in what was drawn.
     false = weighted_mean(jax.nn.log_sigmoid(-logits), jnp.where(halves == PRODUCT, 1.0, 0.0))
     return (true + false) / 2
@@ -207,28 +210,40 @@ def _first_there(
     return fill_rows(z, weight)[order], weight[order]
 
 
-def _halves(weight: Float[Array, "B"]) -> Int[Array, "B"]:
+def _halves(weight: Float[Array, "B"] | None, size: int) -> Int[Array, "B"]:
     """The use of each sample; of an odd number that are there, the second half has one more."""
-    place, count = jnp.arange(len(weight)), jnp.sum(weight > 0)
+    place, count = jnp.arange(size), size if weight is None else jnp.sum(weight > 0)
     return jnp.where(place < count // 2, JOINT, jnp.where(place < count, PRODUCT, ABSENT))
 
 
 def _product_of_marginals(
-    key: PRNGKey, z: Float[Array, "B D"], weight: Float[Array, "B"], halves: Int[Array, "B"]
+    key: PRNGKey,
+    z: Float[Array, "B D"],
+    weight: Float[Array, "B"] | None,
+    halves: Int[Array, "B"],
 ) -> Float[Array, "B D"]:
     """Samples of the product of the marginals of the second half, in its places."""
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, z.shape[1:], z.dtype))(
+    bits = jax.vmap(lambda key: jax.random.bits(key, z.shape[1:], jnp.uint32))(
         fold_each(key, jnp.arange(len(z)))
     )
-    use = jnp.broadcast_to(halves[:, None], z.shape)
-    permuted = jnp.lexsort((uniform, use), axis=0)  # within each use
-    second = halves == PRODUCT
-    reach = jnp.cumsum(jnp.where(second, weight, 0.0))
+    # The use in the two highest bits: a permutation within each.
+    chosen = jnp.argsort((jnp.uint32(halves)[:, None] << 30) | (bits >> 2), axis=0)
+    if weight is not None:
+        second = halves == PRODUCT
+        alike = jnp.all((weight == jnp.max(weight, where=second, initial=0.0)) | ~second)
+        drawn = _drawn_by_weight(bits, jnp.where(second, weight, 0.0), halves)
+        chosen = jnp.where(alike, chosen, drawn)
+    return jnp.take_along_axis(z, chosen, axis=0)
+
+
+def _drawn_by_weight(
+    bits: UInt[Array, "B D"], weight: Float[Array, "B"], halves: Int[Array, "B"]
+) -> Int[Array, "B D"]:
+    """Places, with replacement, each with a chance in proportion to its weight."""
+    reach, uniform = jnp.cumsum(weight), jnp.asarray(bits >> 8, weight.dtype) * 2.0**-24
     drawn = jnp.searchsorted(reach, uniform * reach[-1], side="right")
-    last = jnp.sum(halves != ABSENT) - 1  # a uniform next to 1 may be rounded up to the whole reach
-    largest = jnp.max(weight, where=second, initial=0.0)
-    alike = jnp.all((weight == largest) | ~second)
-    return jnp.take_along_axis(z, jnp.where(alike, permuted, jnp.clip(drawn, 0, last)), axis=0)
+    last = jnp.sum(halves != ABSENT) - 1  # the product may be rounded up to the whole reach
+    return jnp.clip(drawn, 0, last)
 
 
 def _logits(discriminator: Discriminator, z: Float[Array, "B D"]) -> Float[Array, "B"]:

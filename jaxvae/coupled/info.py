@@ -60,7 +60,8 @@ def info_vae(
         `Terms` of [B], nats; the squared MMD has no unit, its weight is in nats.
 
     Raises:
-        InputError: a batch of one, a weight below 0, an unknown kernel, or keys of another shape.
+        InputError: a batch of one, weights of examples that are not usable, a weight below 0, an
+            unknown kernel, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))

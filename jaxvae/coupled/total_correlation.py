@@ -67,8 +67,8 @@ def beta_tc_vae(
         `Terms` of [B], nats; the rate is `log_q_z_x - log_p_z` of the sample.
 
     Raises:
-        InputError: a batch of one or larger than N, a density that is not factorised, a weight
-            below 0, or keys of another shape.
+        InputError: a batch of one or larger than N, weights of examples that are not usable, a
+            density that is not factorised, a weight below 0, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
