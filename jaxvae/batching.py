@@ -5,6 +5,7 @@ global index of the example, so no draw depends on the batch layout or the numbe
 count up from 0; other streams of the same run key count down from the largest fold, 2^32 - 1.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -118,21 +119,26 @@ def unpack(batch: Batch) -> Examples:
 
 
 def fill_absent(examples: Examples) -> Examples:
-    """The examples, with one that counts in the place of each whose weight is 0.
+    """The examples, with one that counts in the place of each whose weight is 0, see `fill_rows`."""
+    rows = {"x": examples.x, "label": examples.label, "mask": examples.mask}
+    return examples._replace(**fill_rows(rows, examples.weight))
+
+
+def fill_rows(rows: T, weight: Float[Array, "B"] | None) -> T:
+    """A pytree of rows [B, ...], with the first that counts in the place of each whose weight is 0.
 
     So what is stored there, NaN included, reaches no weighted mean and no gradient: 0 * NaN is NaN.
     """
-    if examples.weight is None:
-        return examples
-    counts = examples.weight > 0
+    if weight is None:
+        return rows
+    counts = weight > 0
     first = jnp.argmax(counts)
 
     def fill(column: Array) -> Array:
         where = counts.reshape(-1, *[1] * (column.ndim - 1))
         return jnp.where(where, column, column[first][None])
 
-    rows = {"x": examples.x, "label": examples.label, "mask": examples.mask}
-    return examples._replace(**jax.tree.map(fill, rows))
+    return jax.tree.map(fill, rows)
 
 
 def _count(x: Array) -> Int[Array, "B"]:
@@ -154,10 +160,12 @@ def over_batch(
 ) -> Terms | Float[Array, "B"]:
     """The objective of each example: `jax.vmap` over keys and examples, the model shared.
 
-    A batch-coupled objective takes all the keys and all the examples itself.
+    A batch-coupled objective takes all the keys and all the examples itself, and as `weight` [B] how
+    much each counts, where that is given.
 
     Raises:
-        InputError: labels, masks or weights came with a batch-coupled objective.
+        InputError: a mask of values, or a model that needs labels, came with a batch-coupled objective;
+            or weights with one that takes none.
     """
     if batch_coupled:
         if examples.mask is not None or not isinstance(model, Model):
@@ -166,16 +174,23 @@ def over_batch(
                 "got a mask of values or a model that needs labels"
             )
         if examples.weight is not None:
-            raise InputError(
-                "batch: an objective that couples the batch compares its examples as they come, so that they count "
-                "alike; got weights, or a mask of examples: leave out the rows that are not there"
-            )
+            _require_takes_weight(objective)
+            options["weight"] = examples.weight
         return objective(keys, model, examples.x, **options)
 
     def one(key: PRNGKey, x: Array, label: Array | None, mask: Array | None) -> Any:
         return objective(key, bind(model, label, mask), x, **options)
 
     return jax.vmap(one)(keys, examples.x, examples.label, examples.mask)
+
+
+def _require_takes_weight(objective: Objective) -> None:
+    parameters = inspect.signature(objective).parameters
+    if "weight" not in parameters and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+        raise InputError(
+            "batch: expected an objective of the batch that takes weight=[B], for the batch has weights or a "
+            "mask of examples, got one without; leave out the rows that are not there, or give it the argument"
+        )
 
 
 def layout_of(x: Any) -> NamedSharding | None:

@@ -2,8 +2,14 @@
 
 Each is for `jaxvae.training.make_step(objective, optimizer, batch_coupled=True)`. The term that
 couples enters `objective` alone, so that its mean over the batch is the published objective;
-`bound`, `distortion` and `rate` are those of each example on its own. A `mask` in the batch leaves
-an example out of that mean, not out of the term that couples: leave masked rows out of the batch.
+`bound`, `distortion` and `rate` are those of each example on its own.
+
+A `weight` [B], of the batch or of its `mask` of examples, reaches the term that couples, too. An example of
+weight 0 is not there, NaN included; weights that are alike are none, and only their ratios matter. Of
+independent examples of one law, covariance and MMD have no bias, whatever the weights. An example of
+weight 2 weighs as two do, but is no pair: it is not compared with itself. Fewer examples than an objective
+needs are refused, or, where the weights are traced, give a finite number: see `aggregate_covariance`,
+`mmd2`, `log_weights` and `discriminator_log_likelihood`.
 """
 
 from jaxvae.coupled.dip import aggregate_covariance, dip_vae

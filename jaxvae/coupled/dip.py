@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.coupled.terms import draw_each, elbo_of, require_choice
+from jaxvae.batching import fill_rows
+from jaxvae.coupled.terms import draw_each, elbo_of, pairs, ratio, require_choice, weighted_mean
 from jaxvae.distributions import describe
 from jaxvae.objectives import KL
 from jaxvae.types import InputError, Model, Terms, require_weight
@@ -20,6 +21,7 @@ def dip_vae(
     model: Model,
     xs: Float[Array, "B *event"],
     *,
+    weight: Float[Array, "B"] | None = None,
     lambda_off_diagonal: float | Float[Array, ""],
     lambda_diagonal: float | Float[Array, ""],
     form: Form = "i",
@@ -35,6 +37,7 @@ def dip_vae(
         keys: one typed key an example.
         model: a model whose q(z|x) has a mean and, for form "ii", a covariance in closed form.
         xs: B >= 2 examples.
+        weight: how much each counts in the covariance, see `aggregate_covariance`; alike if None.
         lambda_off_diagonal: weight of the squared covariances, nats.
         lambda_diagonal: weight of the squared differences of the variances from 1, nats.
         form: "i", the covariance of the means of q(z|x); "ii", the covariance of z.
@@ -44,8 +47,8 @@ def dip_vae(
         `Terms` of [B], nats.
 
     Raises:
-        InputError: a batch of one, an unknown form, a weight below 0, a posterior without the
-            moments, or keys of another shape.
+        InputError: a batch of one, weights of examples that are not usable, an unknown form, a
+            weight below 0, a posterior without the moments, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -58,9 +61,9 @@ def dip_vae(
     concepts from unlabeled observations".
     """
     require_weight(lambda_off_diagonal=lambda_off_diagonal, lambda_diagonal=lambda_diagonal)
-    s = draw_each(keys, model, xs)
+    s = draw_each(keys, model, xs, weight)
     terms = elbo_of(s, kl)
-    covariance = aggregate_covariance(s.q, form)
+    covariance = aggregate_covariance(s.q, form, weight)
     variances = jnp.diagonal(covariance)
     off_diagonal = jnp.sum((covariance - jnp.diag(variances)) ** 2)
     diagonal = jnp.sum((variances - 1) ** 2)
@@ -68,14 +71,22 @@ def dip_vae(
     return terms._replace(objective=terms.bound - penalty)
 
 
-def aggregate_covariance(q: Distribution, form: Form) -> Float[Array, "D D"]:
+def aggregate_covariance(
+    q: Distribution, form: Form, weight: Float[Array, "B"] | None = None
+) -> Float[Array, "D D"]:
     """Covariance over a batch of posteriors: of their means ("i"), or of their samples ("ii").
 
     `C = cov_i(mean_i)` with the divisor B - 1, and for form "ii" `C + mean_i covariance_i`.
 
+    With weights the means are weighted and the divisor of `C = sum_i w_i (mean_i - m) (mean_i - m)^T / c` is
+    `c = sum w - sum w^2 / sum w`, without bias for independent examples of one law. Examples of weight 0
+    are not there; weights that are alike are none; only their ratios matter. An example of weight 2 is
+    two in every sum, but not in c: two tell more than one. Where only one is there, C is 0.
+
     Args:
         q: posteriors of B >= 2 examples, a `jax.vmap` of `model.posterior`.
         form: "i" or "ii".
+        weight: how much each counts; alike if None.
 
     Returns:
         [D, D], in squares of the latents' unit.
@@ -90,16 +101,23 @@ def aggregate_covariance(q: Distribution, form: Form) -> Float[Array, "D D"]:
     (2.0, 11.0)
 
     Source: Kumar et al. (2018), "Variational inference of disentangled latent concepts", section 2,
-    the law of total covariance.
+    the law of total covariance; Gough (2009), "GNU Scientific Library reference
+    manual", weighted samples, for the divisor of weights.
     Departs from the source: the divisor B - 1, without bias, where its code has B.
     """
     require_choice("form", form, Form)
-    means = jax.vmap(_mean)(q)
-    centred = means - jnp.mean(means, axis=0, keepdims=True)
-    covariance = centred.T @ centred / (len(means) - 1)
+    means = fill_rows(jax.vmap(_mean)(q), weight)
+    centred = means - weighted_mean(means, weight)[None]
+    if weight is None:
+        covariance = centred.T @ centred / (len(means) - 1)
+    else:
+        w = jnp.asarray(weight, means.dtype)
+        # sum_i sum_{j != i} w_i w_j is (sum w)^2 - sum w^2, without the cancellation.
+        divisor = ratio(jnp.sum(pairs(w)), jnp.sum(w))
+        covariance = ratio((w[:, None] * centred).T @ centred, divisor)
     if form == "i":
         return covariance
-    return covariance + jnp.mean(jax.vmap(_covariance)(q), axis=0)
+    return covariance + weighted_mean(jax.vmap(_covariance)(q), weight)
 
 
 def _mean(q: Distribution) -> Float[Array, "D"]:

@@ -5,9 +5,21 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents, require_choice
+from jaxvae.batching import fill_rows
+from jaxvae.coupled.terms import (
+    apart,
+    draw_each,
+    elbo_of,
+    latents,
+    off_diagonal,
+    pairs,
+    ratio,
+    require_choice,
+    require_rows,
+    weighted_mean,
+)
 from jaxvae.distributions import sample
 from jaxvae.objectives import KL
 from jaxvae.types import InputError, Model, Terms, is_known, require_above_zero
@@ -20,6 +32,7 @@ def info_vae(
     model: Model,
     xs: Float[Array, "B *event"],
     *,
+    weight: Float[Array, "B"] | None = None,
     alpha: float | Float[Array, ""],
     lambda_: float | Float[Array, ""],
     kernel: Kernel = "imq",
@@ -36,6 +49,7 @@ def info_vae(
         keys: one typed key an example.
         model: any object with `prior`, `posterior` and `likelihood`.
         xs: B >= 2 examples.
+        weight: how much each counts in the MMD, with both of its draws, see `mmd2`; alike if None.
         alpha: at most 1; 1 - alpha is the weight of the rate.
         lambda_: at least 1 - alpha; alpha + lambda_ - 1 is the weight of the MMD.
         kernel: "imq" or "rbf", see `mmd2`.
@@ -46,7 +60,8 @@ def info_vae(
         `Terms` of [B], nats; the squared MMD has no unit, its weight is in nats.
 
     Raises:
-        InputError: a batch of one, a weight below 0, an unknown kernel, or keys of another shape.
+        InputError: a batch of one, weights of examples that are not usable, a weight below 0, an
+            unknown kernel, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -61,11 +76,18 @@ def info_vae(
     refused, since the MMD unlike the KL that it replaces does not cancel against the rate.
     """
     _require_weights(alpha, lambda_)
-    s = draw_each(keys, model, xs)
+    s = draw_each(keys, model, xs, weight)
     terms = elbo_of(s, kl)
     prior = jax.vmap(lambda key: sample(model.prior(), apart(key)))(keys)
     z = latents(s)
-    mmd = mmd2(z, prior.reshape(z.shape), kernel=kernel, bandwidth=bandwidth)
+    mmd = mmd2(
+        z,
+        prior.reshape(z.shape),
+        x_weight=weight,
+        y_weight=weight,
+        kernel=kernel,
+        bandwidth=bandwidth,
+    )
     # Written as the bound and what is added to it, so that alpha = 0, lambda_ = 1 is the bound.
     return terms._replace(objective=terms.bound + alpha * terms.rate - (alpha + lambda_ - 1) * mmd)
 
@@ -74,6 +96,8 @@ def mmd2(
     xs: Float[Array, "N D"],
     ys: Float[Array, "M D"],
     *,
+    x_weight: Float[Array, "N"] | None = None,
+    y_weight: Float[Array, "M"] | None = None,
     kernel: Kernel = "rbf",
     bandwidth: float | None = None,
 ) -> Float[Array, ""]:
@@ -83,9 +107,16 @@ def mmd2(
     h = `bandwidth` and r = |x - y|: `k = exp(-r^2 / (2 h^2))` ("rbf") or `h^2 / (h^2 + r^2)` ("imq").
     It is below 0 about half of the time when the two laws are equal.
 
+    With weights each mean is weighted, `sum_{i != j} w_i w_j k(x_i, x_j) / sum_{i != j} w_i w_j` and likewise.
+    Samples of weight 0 are not there; weights that are alike are none; no sample is compared with
+    itself, whatever its weight. Of fewer than two samples that are there, where the weights are
+    traced and cannot be refused, the result is 0.
+
     Args:
         xs: N >= 2 independent samples of one law.
         ys: M >= 2 independent samples of the other.
+        x_weight: how much each x counts; alike if None.
+        y_weight: how much each y counts; alike if None.
         kernel: "rbf" or "imq" (inverse multiquadratic, whose tail keeps a gradient from afar).
         bandwidth: h; None is sqrt(2 D), the distance between two samples of N(0, I).
 
@@ -93,7 +124,8 @@ def mmd2(
         A scalar without unit, of expectation MMD^2 >= 0.
 
     Raises:
-        InputError: a sample of fewer than 2, another D, an unknown kernel, or h not above 0.
+        InputError: a sample of fewer than 2, another D, weights that are not usable, an unknown
+            kernel, or h not above 0.
 
     >>> xs = jnp.array([[0.0], [1.0]])
     >>> round(float(mmd2(xs, xs, kernel="imq", bandwidth=1.0)), 6)  # 1/2 + 1/2 - 2 (3/4)
@@ -108,7 +140,13 @@ def mmd2(
             f"got shapes {xs.shape} and {ys.shape}"
         )
     k = kernel_function(kernel, bandwidth, xs.shape[1])
-    return _mean_of_pairs(k(xs, xs)) + _mean_of_pairs(k(ys, ys)) - 2 * jnp.mean(k(xs, ys))
+    for samples, weight in ((xs, x_weight), (ys, y_weight)):
+        require_rows(weight, len(samples), at_least=2)
+    xs, ys = fill_rows(xs, x_weight), fill_rows(ys, y_weight)
+    within = _mean_of_pairs(k(xs, xs), x_weight) + _mean_of_pairs(k(ys, ys), y_weight)
+    across = weighted_mean(weighted_mean(k(xs, ys), x_weight), y_weight)
+    enough = _has_pairs(x_weight) & _has_pairs(y_weight)
+    return jnp.where(enough, within - 2 * across, 0.0)
 
 
 def kernel_function(
@@ -133,10 +171,17 @@ def kernel_function(
     return k
 
 
-def _mean_of_pairs(k: Float[Array, "N N"]) -> Float[Array, ""]:
+def _mean_of_pairs(k: Float[Array, "N N"], weight: Float[Array, "N"] | None) -> Float[Array, ""]:
     """The mean off the diagonal, where k(x, x) = 1 would be a bias of 1 / N."""
-    size = len(k)
-    return (jnp.sum(k) - jnp.trace(k)) / (size * (size - 1))
+    if weight is None:
+        size = len(k)
+        return (jnp.sum(k) - jnp.trace(k)) / (size * (size - 1))
+    share = pairs(jnp.asarray(weight, k.dtype))
+    return ratio(jnp.sum(share * off_diagonal(k)), jnp.sum(share))
+
+
+def _has_pairs(weight: Float[Array, "N"] | None) -> Bool[Array, ""] | bool:
+    return True if weight is None else jnp.sum(jnp.asarray(weight) > 0) >= 2
 
 
 def _require_weights(alpha: float | Array, lambda_: float | Array) -> None:

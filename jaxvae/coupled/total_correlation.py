@@ -6,12 +6,22 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.coupled.terms import draw_each, elbo_of, require_choice
+from jaxvae.batching import fill_rows
+from jaxvae.coupled.terms import (
+    draw_each,
+    elbo_of,
+    log_or_absent,
+    off_diagonal,
+    ratio,
+    require_choice,
+    require_rows,
+)
 from jaxvae.distributions import describe, log_prob
-from jaxvae.types import InputError, Model, Terms, require_positive, require_weight
+from jaxvae.types import InputError, Model, Terms, is_known, require_positive, require_weight
 
 Weights: TypeAlias = Literal["minibatch", "stratified"]
 
@@ -30,6 +40,7 @@ def beta_tc_vae(
     xs: Float[Array, "B *event"],
     *,
     dataset_size: int,
+    weight: Float[Array, "B"] | None = None,
     alpha: float | Float[Array, ""] = 1.0,
     beta: float | Float[Array, ""],
     gamma: float | Float[Array, ""] = 1.0,
@@ -46,6 +57,7 @@ def beta_tc_vae(
         model: q(z|x) and p(z) factorised over latents: `Independent` of densities of one number.
         xs: B >= 2 different examples of the data set.
         dataset_size: N, how many examples the data set has, at least B.
+        weight: how much each example counts in q(z), see `log_weights`; alike if None.
         alpha: weight of the mutual information of example and latent.
         beta: weight of the total correlation.
         gamma: weight of the KL of each latent's aggregate posterior to its prior.
@@ -55,8 +67,8 @@ def beta_tc_vae(
         `Terms` of [B], nats; the rate is `log_q_z_x - log_p_z` of the sample.
 
     Raises:
-        InputError: a batch of one or larger than N, a density that is not factorised, a weight
-            below 0, or keys of another shape.
+        InputError: a batch of one or larger than N, weights of examples that are not usable, a
+            density that is not factorised, a weight below 0, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -69,13 +81,13 @@ def beta_tc_vae(
     variational autoencoders", appendix C.
     """
     require_weight(alpha=alpha, beta=beta, gamma=gamma)
-    s = draw_each(keys, model, xs)
+    s = draw_each(keys, model, xs, weight)
     terms, z = elbo_of(s, "monte_carlo"), s.z[:, 0]
     log_q = jax.vmap(  # every sample under every posterior
         lambda q: jax.vmap(partial(_by_latent, "model.posterior(x)", q))(z), out_axes=1
     )(s.q)
     log_p = jax.vmap(partial(_by_latent, "model.prior()"))(s.p, z)
-    parts = decompose(log_q, log_p, dataset_size=dataset_size, weights=weights)
+    parts = decompose(log_q, log_p, dataset_size=dataset_size, weights=weights, weight=weight)
     # The sum of the parts is the rate; what is added to the bound is what the weights change.
     change = (
         (alpha - 1) * parts.mutual_information
@@ -91,6 +103,7 @@ def decompose(
     *,
     dataset_size: int,
     weights: Weights = "minibatch",
+    weight: Float[Array, "B"] | None = None,
 ) -> Decomposition:
     """The rate in three parts, with the aggregate posterior q(z) = mean_n q(z|x_n) estimated.
 
@@ -107,12 +120,13 @@ def decompose(
         log_p: `log_p[i, d] = log p(z_id)`, nats.
         dataset_size: N.
         weights: see `log_weights`.
+        weight: how much each example counts, see `log_weights`; alike if None.
 
     Returns:
-        Three parts [B] each, nats.
+        Three parts [B] each, nats; those of an example of weight 0 say nothing.
 
     Raises:
-        InputError: B is below 2 or above N, or an unknown kind of weights.
+        InputError: B is below 2 or above N, an unknown kind of weights, or a weight that is not usable.
 
     >>> log_q = jnp.log(jnp.array([[[0.5], [0.25]], [[0.25], [0.5]]]))
     >>> parts = decompose(log_q, jnp.zeros((2, 1)), dataset_size=2, weights="stratified")
@@ -121,7 +135,9 @@ def decompose(
 
     Source: Chen et al. (2018), "Isolating sources of disentanglement".
     """
-    log_w = log_weights(log_q.shape[0], dataset_size, weights)
+    log_w = log_weights(log_q.shape[0], dataset_size, weights, weight)
+    log_q, log_p = fill_rows((log_q, log_p), weight)  # of examples, then of their posteriors
+    log_q = jnp.swapaxes(fill_rows(jnp.swapaxes(log_q, 0, 1), weight), 0, 1)
     log_q_z = jnp.sum(log_q, axis=2)
     log_joint = jax.nn.logsumexp(log_w + log_q_z, axis=1)
     log_product = jnp.sum(jax.nn.logsumexp(log_w[:, :, None] + log_q, axis=1), axis=1)
@@ -132,7 +148,12 @@ def decompose(
     )
 
 
-def log_weights(batch_size: int, dataset_size: int, weights: Weights) -> Float[Array, "B B"]:
+def log_weights(
+    batch_size: int,
+    dataset_size: int,
+    weights: Weights,
+    weight: Float[Array, "B"] | None = None,
+) -> Float[Array, "B B"]:
     """Log-weight of example j of the batch in the estimate of q at the sample of example i.
 
     "stratified": W[i, i] = 1 / N and W[i, j] = (N - 1) / (N (B - 1)). For the other B - 1 examples
@@ -141,16 +162,25 @@ def log_weights(batch_size: int, dataset_size: int, weights: Weights) -> Float[A
     "minibatch": W[i, j] = 1 / (N B). The expectation of the log is a lower bound on log q(z); on
     the whole data set it is log q(z) - log N.
 
+    With the weights w of the examples, n of them above 0 and of the sum S, q(z) is the mixture of the
+    weights. "stratified": W[i, i] = n w_i / (N S), the share of example i in a data set whose mean
+    weight is that of the batch, and W[i, j] = (1 - W[i, i]) w_j / (S - w_i), which is q(z) itself when
+    the batch is the data set. "minibatch": W[i, j] = w_j / (N S). Examples of weight 0 are not there,
+    weights that are alike are none, and only their ratios matter. Where only one example is there,
+    W of it is 1 / N.
+
     Args:
         batch_size: B, at least 2.
-        dataset_size: N, at least B.
+        dataset_size: N, at least B, or at least n where there are weights.
         weights: "minibatch" or "stratified".
+        weight: w [B]; alike if None.
 
     Returns:
-        log W [B, B].
+        log W [B, B]; minus infinity for examples of weight 0.
 
     Raises:
-        InputError: a size is out of its range, or an unknown kind of weights.
+        InputError: a size is out of its range, an unknown kind of weights, or a weight that is not
+            usable.
 
     >>> [round(float(w), 4) for w in jnp.exp(log_weights(3, 10, "stratified")[0])]
     [0.1, 0.45, 0.45]
@@ -162,15 +192,38 @@ def log_weights(batch_size: int, dataset_size: int, weights: Weights) -> Float[A
     """
     require_choice("weights", weights, Weights)
     require_positive(dataset_size=dataset_size)
-    if not 2 <= batch_size <= dataset_size:
+    require_rows(weight, batch_size, at_least=2)
+    size = batch_size if weight is None else _known_rows(weight)
+    if not 2 <= size <= dataset_size:
         raise InputError(
             f"dataset_size: expected at least the batch size, which is at least 2, got "
-            f"{dataset_size} examples for a batch of {batch_size}"
+            f"{dataset_size} examples for a batch of {size}"
         )
+    if weight is not None:
+        return _log_weights_of_rows(jnp.asarray(weight, jnp.float32), dataset_size, weights)
     if weights == "minibatch":
         return jnp.full((batch_size, batch_size), -math.log(dataset_size * batch_size))
     other = math.log((dataset_size - 1) / (dataset_size * (batch_size - 1)))
     return jnp.where(jnp.eye(batch_size, dtype=bool), -math.log(dataset_size), other)
+
+
+def _known_rows(weight: Float[Array, "B"]) -> int:
+    """How many rows count; 2, the fewest, where the weights are traced."""
+    return int(np.sum(np.asarray(weight) > 0)) if is_known(weight) else 2
+
+
+def _log_weights_of_rows(
+    weight: Float[Array, "B"], dataset_size: int, weights: Weights
+) -> Float[Array, "B B"]:
+    size, total = len(weight), jnp.sum(weight)
+    if weights == "minibatch":
+        each = log_or_absent(ratio(weight, total)) - math.log(dataset_size)
+        return jnp.broadcast_to(each[None], (size, size))
+    count = jnp.minimum(jnp.sum(weight > 0), dataset_size)  # more are refused where they are known
+    own = ratio(weight, total) * (count / dataset_size)
+    others = off_diagonal(jnp.broadcast_to(weight[None], (size, size)))
+    rest = (1 - own)[:, None] * ratio(others, jnp.sum(others, axis=1, keepdims=True))
+    return log_or_absent(jnp.where(jnp.eye(size, dtype=bool), own[:, None], rest))
 
 
 def _by_latent(role: str, distribution: Distribution, z: Array) -> Float[Array, "D"]:

@@ -106,7 +106,8 @@ def make_step(
         schedules: options of the objective that change with the step, such as
             `{"beta": linear_warmup(...)}`: each is passed to the objective by its name.
         batch_coupled: whether the objective takes the whole batch, `(keys [B], model, xs [B, *event])`,
-            and returns `Terms` of [B]: those of `jaxvae.coupled` do.
+            and returns `Terms` of [B]: those of `jaxvae.coupled` do. Of a batch with weights, or with a
+            mask of examples, it gets them as `weight` [B].
         baseline_decay: of a running mean of the objective over the steps before this one, which the
             objective gets as its `baseline`: for `gradient="score"`.
         microbatches: into how many parts a batch is cut, one after the other through the gradient:
