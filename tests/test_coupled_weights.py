@@ -295,6 +295,22 @@ def test_mmd_and_covariance_of_unlike_weights():
     check_functions(coupled.mmd2, coupled.aggregate_covariance)
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_the_unit_of_weights_changes_nothing(unit):
+    """Their products pass what float32 holds."""
+    xs, w = jnp.float32(ROWS[:4]), jnp.float32([2.0, 0.5, 1, 1])
+
+    @jax.jit
+    def found(w):
+        q = jax.vmap(lambda mean: dist.Normal(mean, 1.0).to_event(1))(xs)
+        mmd = coupled.mmd2(xs, xs[::-1] + 0.5, x_weight=w, y_weight=w)
+        log_w = [coupled.log_weights(4, 9, kind, w) for kind in ("stratified", "minibatch")]
+        return mmd, coupled.aggregate_covariance(q, "ii", w), log_w
+
+    for a, b in zip(*(jax.tree.leaves(found(v)) for v in (w * unit, w)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 def of_copies(q, form, weight):
     """The twin whose divisor counts copies."""
     c, inner = (coupled.aggregate_covariance(q, f, weight) for f in ("i", "ii"))

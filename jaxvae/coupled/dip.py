@@ -8,7 +8,15 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.batching import fill_rows
-from jaxvae.coupled.terms import draw_each, elbo_of, pairs, ratio, require_choice, weighted_mean
+from jaxvae.coupled.terms import (
+    draw_each,
+    elbo_of,
+    pairs,
+    ratio,
+    relative,
+    require_choice,
+    weighted_mean,
+)
 from jaxvae.distributions import describe
 from jaxvae.objectives import KL
 from jaxvae.types import InputError, Model, Terms, require_weight
@@ -111,7 +119,7 @@ def aggregate_covariance(
     if weight is None:
         covariance = centred.T @ centred / (len(means) - 1)
     else:
-        w = jnp.asarray(weight, means.dtype)
+        w = relative(jnp.asarray(weight, means.dtype))
         # sum_i sum_{j != i} w_i w_j is (sum w)^2 - sum w^2, without the cancellation.
         divisor = ratio(jnp.sum(pairs(w)), jnp.sum(w))
         covariance = ratio((w[:, None] * centred).T @ centred, divisor)

@@ -16,6 +16,7 @@ from jaxvae.coupled.terms import (
     off_diagonal,
     pairs,
     ratio,
+    relative,
     require_choice,
     require_rows,
     weighted_mean,
@@ -176,7 +177,7 @@ def _mean_of_pairs(k: Float[Array, "N N"], weight: Float[Array, "N"] | None) -> 
     if weight is None:
         size = len(k)
         return (jnp.sum(k) - jnp.trace(k)) / (size * (size - 1))
-    share = pairs(jnp.asarray(weight, k.dtype))
+    share = pairs(relative(jnp.asarray(weight, k.dtype)))
     return ratio(jnp.sum(share * off_diagonal(k)), jnp.sum(share))
 
 

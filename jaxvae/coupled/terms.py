@@ -97,6 +97,11 @@ def log_or_absent(share: Array) -> Array:
     return jnp.where(some, jnp.log(jnp.where(some, share, 1.0)), -jnp.inf)
 
 
+def relative(weight: Float[Array, "B"]) -> Float[Array, "B"]:
+    """The weights as shares of the largest: products of two neither overflow nor vanish, whatever their unit."""
+    return ratio(weight, jnp.max(weight))
+
+
 def pairs(weight: Float[Array, "B"]) -> Float[Array, "B B"]:
     """`w_i w_j`, and 0 on the diagonal: how much each pair of different rows counts."""
     return off_diagonal(weight[:, None] * weight[None])

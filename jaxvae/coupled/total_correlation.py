@@ -17,6 +17,7 @@ from jaxvae.coupled.terms import (
     log_or_absent,
     off_diagonal,
     ratio,
+    relative,
     require_choice,
     require_rows,
 )
@@ -215,6 +216,7 @@ def _known_rows(weight: Float[Array, "B"]) -> int:
 def _log_weights_of_rows(
     weight: Float[Array, "B"], dataset_size: int, weights: Weights
 ) -> Float[Array, "B B"]:
+    weight = relative(weight)
     size, total = len(weight), jnp.sum(weight)
     if weights == "minibatch":
         each = log_or_absent(ratio(weight, total)) - math.log(dataset_size)
