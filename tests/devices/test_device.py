@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 pytestmark = [pytest.mark.device, pytest.mark.slow]
@@ -75,6 +76,9 @@ class Runs:
         assert not (self.folder / name / "results.json").exists()
 
 
+@pytest.mark.skipif(
+    jax.default_backend() == "cpu", reason="tests/runs/test_resume.py kills runs on a CPU"
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     """With the programs that were compiled before; nothing is asked of XLA."""
     runs = Runs(tmp_path, "")

@@ -23,14 +23,11 @@ def slow_but(cases: Iterable[str], *fast: str) -> list[Any]:
 WHOLE = os.environ.get("JAXVAE_LAWS") == "all"
 KINDS = (
     "vae",
-    "conditional_vae",
     "ssvae",
     "gaussian_mixture",
-    "hierarchical",
-    "count_vae",
     "vae of posterior bernoulli",
 )
-"""Models that stand for all in the slow suite: normal latents, bits, classes, layers, labels, counts, an EM step."""
+"""Models that stand for all in the slow suite: normal latents, bits, classes, labels, an EM step."""
 
 
 TWIN = re.compile(r"reject")

@@ -16,7 +16,7 @@ from numpyro.distributions import constraints
 import jaxvae as jv
 from jaxvae.distributions import FloatBernoulli
 from tests.support.contracts import CONTRACTS
-from tests.support.slow import one_of_each_kind, slow_but
+from tests.support.slow import WHOLE, one_of_each_kind, slow_but
 
 XS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 check = partial(jv.testing.check_model, print_report=False, num_draws=4096)
@@ -498,7 +498,7 @@ def test_models_of_the_library_pass(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("posterior", ["full_covariance", "spline", "planar"])
+@pytest.mark.parametrize("posterior", ["full_covariance", *(["spline", "planar"] if WHOLE else [])])
 def test_posteriors_of_the_library_pass(posterior):
     model = jv.models.vae(jax.random.key(0), (4,), latent_dim=3, hidden=(6,), posterior=posterior)
     verdict = check(model, (XS > 0).astype(np.float32))
