@@ -216,8 +216,10 @@ def check_that_twins_are_rejected():
     shuffled = jv.parallel.place(XS[::-1], data_mesh(8))  # other rows
     rejected(lambda: same(noise_of(shuffled), noise_of(XS)))
     streams._batch.clear_cache()
-    with mock.patch.object(jax.lax, "axis_index", return_value=0):  # the noise of the first device
-        rejected(lambda: same(noise_of(PLACED), noise_of(XS)))
+    expected, fold_each = noise_of(XS), streams.fold_each
+    streams._batch.clear_cache()
+    with mock.patch.object(streams, "fold_each", lambda k, i: fold_each(k, i % SHARE)):
+        rejected(lambda: same(noise_of(PLACED), expected))  # the noise of the first device on each
     streams._batch.clear_cache()
     same(noise_of(PLACED), noise_of(XS))
 

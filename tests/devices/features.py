@@ -54,7 +54,7 @@ def check_few_labels():
 def check_a_batch_that_is_coupled():
     objective = partial(jv.coupled.info_vae, alpha=0.5, lambda_=10.0)
     step = jv.training.make_step(objective, ADAM, batch_coupled=True)
-    hold(step, MODEL, {"x": XS, "weight": 0.5 * (jnp.arange(13) % 3)}, ways=("shard",))
+    hold(step, MODEL, {"x": XS, "weight": 0.5 * jnp.float32(jnp.arange(13) % 3)}, ways=("shard",))
     with refused("step", "couples the batch", "jaxvae.parallel.shard"):
         jv.parallel.pmap(step)(start(MODEL, ADAM), XS)
 
