@@ -97,9 +97,10 @@ def check_model(
     Raises:
         InputError: `xs` are too few or have a mask or weights, or an option is not usable.
 
+    >>> import jax
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(3,))
-    >>> verdict = check_model(model, jnp.eye(4)[:2], num_draws=2048, print_report=False)
+    >>> verdict = check_model(model, jax.numpy.eye(4)[:2], num_draws=2048, print_report=False)
     >>> verdict.passed, verdict.unchecked
     (True, ())
 
