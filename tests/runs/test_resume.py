@@ -46,6 +46,16 @@ def wait_for(path: Path) -> None:
         time.sleep(0.002)
 
 
+def wait_for_checkpoint(run: Path, step: int) -> None:
+    """Until that one is written, or a later one that has taken its place."""
+    deadline = time.monotonic() + 120
+    while not any(
+        int(path.name) >= step for path in run.glob("checkpoints/[0-9]*") if path.name.isdigit()
+    ):
+        assert time.monotonic() < deadline, f"{run}: no checkpoint at step {step}"
+        time.sleep(0.002)
+
+
 def finish(process) -> str:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -75,8 +85,9 @@ def written(run: RunFolder) -> tuple[list, dict]:
 
 def require_same(run: RunFolder, unbroken: RunFolder) -> None:
     assert written(run) == written(unbroken)
+    found = arrays(run)
     for which, expected in arrays(unbroken).items():
-        for a, b in zip(arrays(run)[which], expected, strict=True):
+        for a, b in zip(found[which], expected, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b, err_msg=which)
 
@@ -134,19 +145,23 @@ def test_one_changed_bit_is_noticed(unbroken, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_before_leaving(number, unbroken, cache, tmp_path):
+def test_signals_save_before_leaving(unbroken, cache, tmp_path):
+    """SIGTERM, then SIGINT to the run that goes on."""
     expected, _ = unbroken
-    process = jaxvae("train", *OPTIONS, "--name", "a", "--runs-dir", tmp_path, cache=cache)
-    wait_for(tmp_path / "a" / "checkpoints" / "100")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    if process.returncode:  # it may have come after the last step
-        assert process.returncode == 128 + number, err
-        assert "saved; go on with" in err
-        assert len(err.strip().splitlines()) == 1
-    finish(jaxvae("train", "--resume", tmp_path / "a", cache=cache))
-    require_same(RunFolder(tmp_path / "a"), expected)
+    run = tmp_path / "a"
+    command = ("train", *OPTIONS, "--name", "a", "--runs-dir", tmp_path)
+    for number, step in ((signal.SIGTERM, 100), (signal.SIGINT, 1000)):
+        process = jaxvae(*command, cache=cache)
+        wait_for_checkpoint(run, step)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        if process.returncode:  # it may have come after the last step
+            assert process.returncode == 128 + number, err
+            assert "saved; go on with" in err
+            assert len(err.strip().splitlines()) == 1
+        command = ("train", "--resume", run)
+    finish(jaxvae(*command, cache=cache))
+    require_same(RunFolder(run), expected)
 
 
 @pytest.mark.slow
