@@ -65,7 +65,7 @@ def unpack(batch: Batch) -> Examples:
     [B, *event], where 0 marks a value of x that was not observed. `weight` [B] weighs examples.
 
     Raises:
-        InputError: an entry is missing, unknown, or of another shape or type.
+        InputError: an entry is missing, unknown, or of another shape or type, or a weight is negative.
     """
     entries: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {"x": batch}
     if unknown := set(entries) - {"x", "label", "mask", "index", "weight"}:
@@ -99,15 +99,14 @@ def unpack(batch: Batch) -> Examples:
             f"value, got {jnp.shape(mask)}"
         )
     label = each["label"]
-    if label is not None and not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+    if label is not None and not hasattr(label, "dtype"):
+        label = np.asarray(label)
+    if label is not None and not jnp.issubdtype(label.dtype, jnp.integer):
         raise InputError(
-            f"batch: expected label to be integers, got {jnp.result_type(label)}; "
-            "number the classes 0, 1, .."
+            f"batch: expected label to be integers, got {label.dtype}; number the classes 0, 1, .."
         )
     weights = [
-        jnp.asarray(each[name], jnp.float32)
-        for name in ("mask", "weight")
-        if each.get(name) is not None
+        _not_negative(name, each[name]) for name in ("mask", "weight") if each.get(name) is not None
     ]
     return Examples(
         x,
@@ -116,6 +115,20 @@ def unpack(batch: Batch) -> Examples:
         None if mask is None else jnp.asarray(mask, jnp.float32),
         math.prod(weights[1:], start=weights[0]) if weights else None,
     )
+
+
+def _not_negative(name: str, values: Any) -> Float[Array, "B"]:
+    """Weights as float32; what is none is refused, and where a trace hides the values it becomes NaN."""
+    if not isinstance(values, Tracer) and getattr(values, "is_fully_addressable", True):
+        array = np.asarray(values)
+        wrong = np.flatnonzero(~(array >= 0))
+        if wrong.size:
+            raise InputError(
+                f"batch: expected {name} of numbers that are not negative, got {array[wrong[0]]} at {wrong[0]}; "
+                "0 leaves an example out"
+            )
+    weights = jnp.asarray(values, jnp.float32)
+    return jnp.where(weights >= 0, weights, jnp.nan)
 
 
 def fill_absent(examples: Examples) -> Examples:

@@ -6,6 +6,7 @@ that no objective, bound or evaluation has to know of it.
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -91,7 +92,7 @@ def bind(
 
 
 def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
-    """The class y as an int32 scalar; one that is traced is trusted to be in range.
+    """The class y as an int32 scalar; one that is traced cannot be looked at, see `one_hot`.
 
     Raises:
         InputError: y is no integer scalar, or not one of 0 to num_classes - 1.
@@ -107,11 +108,24 @@ def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
     return jnp.asarray(y, jnp.int32)
 
 
+def one_hot(y: Int[Array, ""], num_classes: int, dtype: Any = jnp.float32) -> Float[Array, "C"]:
+    """The class y as a vector of 0 and one 1; NaN where y is no class.
+
+    Compiled code cannot refuse a label. `jax.nn.one_hot` gives zeros for one that is no class, and with them
+    bounds that look right.
+
+    >>> one_hot(jnp.array(1), 3).tolist(), bool(jnp.isnan(one_hot(jnp.array(3), 3)).all())
+    ([0.0, 1.0, 0.0], True)
+    """
+    is_class = (y >= 0) & (y < num_classes)
+    return jnp.where(is_class, jax.nn.one_hot(y, num_classes, dtype=dtype), jnp.nan)
+
+
 def require_labels(labels: Any, num_classes: int, name: str = "labels") -> Int[np.ndarray, "N"]:
     """Labels [N] as an int32 array, every one of them a class.
 
-    Compiled code cannot look at values, and would take a label that is no class for "none of them":
-    call this on the whole array before.
+    Compiled code cannot look at values, and gives NaN for a label that is no class: call this on the whole
+    array before.
 
     Raises:
         InputError: they are no integers, have another shape, or one is no class.

@@ -106,6 +106,21 @@ def test_over_batch_is_the_objective_of_each_example():
     np.testing.assert_allclose(np.stack(terms, axis=1), np.array(each), rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["weight", "mask"])
+def test_a_weight_below_zero_is_refused_or_makes_nan(name):
+    """A trace hides the values: there the mean is NaN, not one that looks right."""
+
+    def mean(weight):
+        examples = batching.unpack({"x": jnp.ones((3, 2)), name: weight})
+        return jnp.sum(examples.weight) / 3
+
+    for wrong in ([1.0, -1.0, 1.0], [1.0, np.nan, 1.0]):
+        with refused("batch", name, "not negative", "at 1"):
+            mean(np.array(wrong))
+        assert np.isnan(jax.jit(mean)(jnp.array(wrong)))
+    np.testing.assert_allclose(jax.jit(mean)(jnp.array([2.0, 0.0, 1.0])), 1.0)
+
+
 def test_unpack_fills_in_the_index():
     x = np.ones((3, 2), np.float32)
     for batch in (x, {"x": x}, {"x": x, "label": np.zeros(3, np.int32)}):
@@ -139,6 +154,7 @@ X = jnp.ones((3, 2))
         ({"x": X, "mask": jnp.ones(2)}, ("mask", "(3,)", "(2,)")),
         ({"x": X, "mask": jnp.ones((3, 1))}, ("mask", "(3,)", "(3, 1)")),
         ({"x": X, "index": jnp.arange(4)}, ("index", "(3,)", "(4,)")),
+        ({"x": X, "label": np.array(["a", "b", "a"])}, ("label", "integers", "<U1")),
         (jnp.ones(3), ("x", "(3,)")),
         (jnp.ones((0, 2)), ("x", "(0, 2)")),
     ],

@@ -13,6 +13,7 @@ import pytest
 import jaxvae as jv
 from jaxvae import bounds, evaluation, inference
 from jaxvae.distributions import FloatBernoulli, OneHotCategorical, analytic_kl, log_prob
+from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.gradients import moves
 from jaxvae.rows import rows
 from jaxvae.sampling import require_latents
@@ -114,6 +115,45 @@ def test_bits_are_scored_in_between_whatever_the_trace():
     expected = 0.5 * (jax.nn.log_sigmoid(2.0) + jax.nn.log_sigmoid(-2.0))
     for way in (log_prob, jax.jit(log_prob)):
         np.testing.assert_allclose(way(p, f32(0.5)), expected, rtol=1e-6)
+
+
+def check_that_only_bits_are_bits(score):
+    """Counts and pixels of 0 to 255 have no probability, whatever the trace; rounding next to 0 and 1 is let in."""
+    p = dist.Bernoulli(logits=f32(3, -3)).to_event(1)
+    for way in (score, jax.jit(score)):
+        for x in ((3, 0), (0, -1), (255, 1), (0.5, 1.5)):
+            assert way(p, f32(*x)) == -INF
+        assert way(p, jnp.array([3, 0])) == -INF
+        np.testing.assert_allclose(
+            way(p, f32(1 + 1e-6, -1e-6)), -2 * np.log1p(np.exp(-3.0)), rtol=1e-4
+        )
+
+
+def test_only_bits_are_bits():
+    check_that_only_bits_are_bits(log_prob)
+
+
+def test_check_of_bits_rejects_the_formula_alone():
+    def formula(p, x):
+        p = jax.tree.map(jnp.asarray, p)  # as it comes out of a pytree, without NumPyro's warning
+        with numpyro_promotion():
+            return p.log_prob(x)
+
+    with pytest.raises(AssertionError):
+        check_that_only_bits_are_bits(formula)
+
+
+def test_counts_under_a_bernoulli_are_no_bound():
+    """A VAE of bits says so of counts, by its bounds and by evaluation: the formula gives log p(x) above 0."""
+    model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(3,))
+    counts = jnp.array([[0.0, 7.0, 2.0, 0.0]])
+    assert jax.jit(jv.elbo)(jax.random.key(1), model, counts[0]).bound == -INF
+    found = jv.evaluation.log_likelihood(jax.random.key(2), model, counts, num_samples=10)
+    assert found.estimate[0] == -INF
+    verdict = jv.testing.check_model(
+        model, jnp.concatenate([counts, counts]), num_draws=512, print_report=False
+    )
+    assert "support" in verdict.failed[0].law
 
 
 class Halved(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae.binding import Conditional
+from jaxvae.binding import Conditional, one_hot
 from tests.support.refusals import refused
 from tests.support.slow import slow_but
 
@@ -50,6 +50,38 @@ def test_the_class_joins_the_inputs_as_a_one_hot_vector(y):
     mean = np.split(forward(model.encoder, np.concatenate([np.ravel(X), other])), 2)[0]
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(plain.posterior(X).mean, mean, atol=1e-6)
+
+
+def check_one_hot(function):
+    found = jax.jit(jax.vmap(lambda y: function(y, 3)))(jnp.arange(-1, 4))
+    np.testing.assert_array_equal(found[1:4], np.eye(3))
+    assert np.isnan(found[jnp.array([0, 4])]).all()
+
+
+def test_one_hot_vectors():
+    check_one_hot(one_hot)
+
+
+def test_check_of_one_hot_rejects_zeros():
+    with pytest.raises(AssertionError):
+        check_one_hot(jax.nn.one_hot)
+
+
+GIVEN = {
+    "conditional": conditional,
+    "ssvae": lambda: jv.models.ssvae(jax.random.key(0), (2, 3), num_classes=3, latent_dim=2),
+    "count_vae": lambda: jv.models.count_vae(jax.random.key(0), (6,), num_batches=3),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_label_that_is_no_class_makes_nan_where_a_trace_hides_it(name):
+    """`jax.nn.one_hot` gives zeros, and with them bounds that look right."""
+    bound = jax.jit(lambda model, y: jv.elbo(jax.random.key(1), model.given(y), x).bound)
+    model = GIVEN[name]()
+    x = X.reshape(-1) if name == "count_vae" else X
+    for y, is_class in ((0, True), (2, True), (3, False), (-1, False)):
+        assert np.isfinite(bound(model, jnp.array(y))) == is_class, y
 
 
 def test_labels_may_be_traced_and_mapped():

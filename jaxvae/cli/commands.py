@@ -119,7 +119,7 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Draw new examples from the prior of a trained run: a picture and an array."""
+    """Draw z from the prior of a trained run and decode it: a picture and an array of the means of p(x|z)."""
 
     run: RunPath
     """A run folder, such as runs/digits-elbo-20260131-235959."""

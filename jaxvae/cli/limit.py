@@ -68,7 +68,10 @@ def _end(path: Path) -> None:
     """End the process, whatever its other threads are at."""
     line = "its minutes were up before the run began; give it more"
     if path.exists():
-        line = f"stopped by its minutes; what was saved is intact; go on with `jaxvae train --resume {path}`"
+        line = (
+            f"stopped by its minutes; what was saved is intact; go on with `jaxvae train --resume {path}`, "
+            "with more minutes if these were too few for a step"
+        )
     if hosts.is_first():
         print(line, file=sys.stderr, flush=True)
     hosts.leave("its minutes were up", TIME_IS_UP)

@@ -31,13 +31,16 @@ from jaxvae.runs.watch import Reporter
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model, require_positive
 
+CLOSED = 141
+"""The status of a process whose output was closed, as a shell says of one that SIGPIPE ended."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run `jaxvae` with these arguments, or with those of the process.
 
     Exits with 0; with 2 after one line on stderr, where the input could not be used; or with 128
     plus the signal's number where a signal stopped a run, or 75 where its minutes were up; the run was
-    saved first.
+    saved first. With 141, and no word, where its output was closed.
     """
     terminal = Terminal()
     begun = process_begun() if args is None else time.monotonic()
@@ -67,6 +70,11 @@ def main(args: Sequence[str] | None = None) -> None:
         hosts.leave("interrupted", 130)
         print("interrupted", file=sys.stderr)
         end(130)
+    except BrokenPipeError:  # whoever reads, such as `head`, has gone: nobody is left to tell
+        terminal.close()
+        hosts.leave("its output was closed", CLOSED)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        end(CLOSED)
 
 
 def _fail(message: str) -> NoReturn:
@@ -227,8 +235,13 @@ def _print_results(results: dict[str, Any]) -> None:
         print(f"  {name:<28}{pair[0]:>10.2f} +- {pair[1]:.2f} nats{note}")
 
     k = results["log_likelihood_num_samples"]
+    which = (
+        f", {results['checkpoint']} checkpoint (step {results['step']:,})"
+        if "step" in results
+        else ""
+    )
     print(
-        f"{results['split']} split, {results['examples']:,} examples, binarize {results['binarize']}:"
+        f"{results['split']} split, {results['examples']:,} examples, binarize {results['binarize']}{which}:"
     )
     line("ELBO", results["elbo"])
     line("  distortion", results["distortion"])

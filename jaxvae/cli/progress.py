@@ -48,7 +48,7 @@ class Terminal(Reporter):
         self.nats = " ".join(f"{split} {nats:.2f}" for split, nats in loss.items()) + " nats"
         left = (self.total_steps - record["step"]) / self.steps_per_s
         self.say(
-            f"step {record['step']:>7,}/{self.total_steps:,}   {self.nats}   "
+            f"step {record['step']:>7,}/{self.total_steps:,}   loss: {self.nats}   "
             f"{self.steps_per_s:,.0f} steps/s   {left:,.0f} s left"
         )
         if record["step"] == self.total_steps:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxvae.distributions.checks import describe
-from jaxvae.distributions.support import guarded
+from jaxvae.distributions.support import can_be_bits, guarded
 from jaxvae.types import InputError, PRNGKey
 
 
@@ -28,7 +28,9 @@ def log_prob(distribution: Distribution, value: Array) -> Float[Array, ""]:
     """
     try:
         with numpyro_promotion():
-            return jnp.asarray(guarded(distribution).log_prob(value))
+            found = jnp.asarray(guarded(distribution).log_prob(value))
+            bits = can_be_bits(distribution, value)
+            return found if bits is None else jnp.where(bits, found, -jnp.inf)
     except NotImplementedError:
         raise InputError(
             "distribution: expected one that can score a given value, got "

@@ -1,5 +1,7 @@
 """Names and shapes of distributions: what a refusal says."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array
 from numpyro.distributions import Distribution
@@ -47,5 +49,20 @@ def require_event(distribution: Distribution, value: Array, role: str, name: str
     if value.shape != distribution.event_shape:
         raise InputError(
             f"{name}: expected one example of shape {distribution.event_shape}, the event shape of "
-            f"{role}, got shape {value.shape}; jax.vmap the call over a batch axis"
+            f"{role}, got shape {value.shape}{shape_remedy(value.shape, distribution.event_shape)}"
         )
+
+
+def shape_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """How to come from one shape to another, or nothing where it can't be told.
+
+    >>> shape_remedy((6, 8, 8), (8, 8)), shape_remedy((64,), (8, 8))
+    ('; jax.vmap the call over a batch axis', '; reshape it to (8, 8)')
+    """
+    if got[-len(expected) :] == expected or not expected:
+        return "; jax.vmap the call over a batch axis"
+    if math.prod(got) == math.prod(expected):
+        return f"; reshape it to {expected}"
+    if got and expected[-len(got) :] == got:
+        return "; a batch of one example needs its axis too: x[None]"
+    return ""

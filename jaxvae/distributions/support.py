@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 from numpyro.distributions import Distribution, constraints
 
 CONTAINERS = dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution
@@ -18,12 +18,14 @@ CONTAINERS = dist.Independent, dist.ExpandedDistribution, dist.MaskedDistributio
 
 MIXTURES = dist.MixtureSameFamily, dist.MixtureGeneral
 
+SLACK = 1e-3
+"""How far a relaxed bit may lie outside of [0, 1]: straight-through ones round there."""
+
 
 def guarded(distribution: Distribution) -> Distribution:
     """The distribution whose log-density is -inf outside of its support, at every level of it.
 
-    The reals need no comparison. Bits are not compared either: their formula is used of values in between
-    on purpose, by relaxations and for the expectation of grey levels.
+    The reals need no comparison. For bits see `can_be_bits`.
 
     >>> q = dist.Uniform(0.0, 1.0)
     >>> through_a_pytree = jax.tree.map(jnp.asarray, q)
@@ -36,6 +38,26 @@ def guarded(distribution: Distribution) -> Distribution:
     if not isinstance(distribution, CONTAINERS + MIXTURES) and _has_bounds(distribution):
         vars(found)["log_prob"] = _Compared(found)
     return found
+
+
+def can_be_bits(distribution: Distribution, value: Array) -> Bool[Array, "..."] | None:
+    """Whether all of an event lies from 0 to 1, or None where a distribution is not one of bits.
+
+    Their formula is used of values in between on purpose, by relaxations and for the expectation of grey
+    levels. Of a count or a pixel of 0 to 255 it gives a log-probability above 0. What a mask hides is not
+    looked at. Asked of the event and not of each value, it costs nothing where many z score one x.
+
+    >>> can_be_bits(dist.Bernoulli(0.5 * jnp.ones(2)).to_event(1), jnp.array([1.0, 3.0])).tolist()
+    False
+    """
+    if not isinstance(of_one_value(distribution.support), type(constraints.boolean)):
+        return None
+    inside, part = jnp.abs(value - 0.5) <= 0.5 + SLACK, distribution
+    while isinstance(part, CONTAINERS):
+        if isinstance(part, dist.MaskedDistribution):
+            inside |= jnp.logical_not(part._mask)
+        part = part.base_dist
+    return jnp.all(inside, axis=tuple(range(-distribution.event_dim, 0)))
 
 
 def is_all_reals(support: Any) -> bool:

@@ -105,7 +105,7 @@ def dead_latents(units: ActiveUnits) -> str | None:
     verb = "is" if len(dead) == 1 else "are"
     return (
         f"{len(dead)} of {total} latents {verb} dead: {names}. Over the examples the variance of "
-        "the posterior mean is next to none, and so is what of x is in there."
+        "the posterior mean is close to 0: these latents hold next to nothing of x."
     )
 
 

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxvae.binding import require_class, require_labels
+from jaxvae.binding import one_hot, require_class, require_labels
 from jaxvae.models.likelihoods import (
     Likelihood,
     LikelihoodName,
@@ -68,7 +67,7 @@ class ConditionalVAE(nnx.Module):
         """The plain model p(z), q(z|x, y), p(x|z, y) of one class: its bounds are on log p(x|y).
 
         Args:
-            y: the class, an integer from 0 to C - 1. A traced one is trusted to be in range; check
+            y: the class, an integer from 0 to C - 1. A traced one that is no class gives NaN; check
                 arrays of labels with `require_labels` beforehand.
 
         Raises:
@@ -99,8 +98,8 @@ class GivenClass(NamedTuple):
         return model.output(params.reshape(model.output.num_params, *model.event_shape))
 
     def _with_class(self, values: Array) -> Float[Array, "N+C"]:
-        one_hot = jax.nn.one_hot(self.y, self.model.num_classes, dtype=values.dtype)
-        return jnp.concatenate([values.reshape(-1), one_hot])
+        y = one_hot(self.y, self.model.num_classes, values.dtype)
+        return jnp.concatenate([values.reshape(-1), y])
 
 
 def conditional_vae(

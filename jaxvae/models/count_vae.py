@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxvae.binding import require_class
+from jaxvae.binding import one_hot, require_class
 from jaxvae.distributions import NegativeBinomial, PoissonLogRate, ZeroInflated
 from jaxvae.models.likelihoods import require_event_shape, variance_of
 from jaxvae.networks import MLP, Activation, Initializer
@@ -99,7 +99,7 @@ class BatchCountVAE(nnx.Module):
             InputError: y is no class number from 0 to num_classes - 1.
         """
         y = require_class(y, self.num_classes)
-        return GivenBatch(self.model, jax.nn.one_hot(y, self.num_classes))
+        return GivenBatch(self.model, one_hot(y, self.num_classes))
 
 
 class GivenBatch(NamedTuple):

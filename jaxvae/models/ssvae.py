@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxvae.binding import require_class
+from jaxvae.binding import one_hot, require_class
 from jaxvae.distributions import ClassConditional
 from jaxvae.models.likelihoods import (
     Likelihood,
@@ -182,7 +182,7 @@ class GivenLabel(NamedTuple):
         return self.model.likelihood(jnp.concatenate([self._one_hot(), z]))
 
     def _one_hot(self) -> Array:
-        return jax.nn.one_hot(self.y, self.model.num_classes, dtype=jnp.float32)
+        return one_hot(self.y, self.model.num_classes)
 
 
 def ssvae(

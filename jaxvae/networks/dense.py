@@ -100,10 +100,10 @@ def flat(x: Float[Array, "*event"], size: int) -> Float[Array, "size"]:
         InputError: it has another number of values, such as those of a batch.
     """
     if x.size != size:
-        raise InputError(
-            f"x: expected one example of {size} values, got shape {x.shape}; "
-            "jax.vmap the call over a batch axis"
+        remedy = (
+            "; jax.vmap the call over a batch axis" if x.size > size and x.size % size == 0 else ""
         )
+        raise InputError(f"x: expected one example of {size} values, got shape {x.shape}{remedy}")
     return x.reshape(-1)
 
 

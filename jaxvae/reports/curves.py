@@ -42,9 +42,16 @@ def loss_curves(records: Records) -> Figure:
         axes.plot(step, loss, color=colour, label=label, lw=1.6, marker="o", ms=3)
     bottom, top = _limits([loss for *_, loss in curves])
     axes.set_ylim(bottom, top)
-    _, _, step, loss = curves[0]
-    if loss[0] > top:
-        note = f"Not in the frame: the first point, {loss[0]:,.1f} nats at step {step[0]:,.0f}"
+    above = [
+        (value, at)
+        for *_, step, loss in curves
+        for at, value in zip(step, loss, strict=True)
+        if value > top
+    ]
+    if above:
+        value, at = max(above)
+        which = "one point" if len(above) == 1 else f"{len(above)} points, up to"
+        note = f"Not in the frame: {which} {value:,.1f} nats at step {at:,.0f}"
         axes.set_title(note, loc="right", color=MUTED, fontsize=9)
     _steps(axes)
     axes.set_ylabel("loss (nats per example)")

@@ -3,7 +3,7 @@
 from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.em import make_em_step
 from jaxvae.training.feeds import InMemory
-from jaxvae.training.loop import fit, observe_split, stages
+from jaxvae.training.loop import fit, observe_batch, observe_split, stages
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.schedules import learning_rate_schedule, linear_warmup
 from jaxvae.training.step import TrainState, init, make_step
@@ -22,6 +22,7 @@ __all__ = [
     "make_em_step",
     "make_feed",
     "make_step",
+    "observe_batch",
     "observe_split",
     "stages",
 ]

@@ -115,13 +115,16 @@ def _zeros(a: Array) -> Array:
 def observe_split(
     key: PRNGKey, dataset: DataSet, split: str, *, batch_size: int = 1000
 ) -> Float[Array, "N *event"]:
-    """A whole split as model inputs, on the device; row i draws from `fold_in(key, i)`."""
+    """The x of a whole split as model inputs, on the device; row i draws from `fold_in(key, i)`.
+
+    What else its rows have, such as weights, is left behind: `observe_batch` brings it too.
+    """
     rows = jnp.asarray(dataset.splits[split]["x"])
     return jit_quickly(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
 
 
 def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array]:
-    """A whole split as one batch: `x` as `observe_split` gives it, and what else its rows have."""
+    """A whole split as one batch: `x` as `observe_split` gives it, and the `label`, `mask` and `weight` of its rows."""
     rows = jax.tree.map(jnp.asarray, batch_rows(dataset, split))
     return rows | {"x": observe_split(key, dataset, split)}
 

@@ -80,7 +80,7 @@ def test_far_first_points_do_not_flatten_the_rest():
     bottom, top = axes.get_ylim()
     assert bottom < 20
     assert 30 < top < 50
-    assert "1,000,000.0 nats at step 10" in axes.get_title(loc="right")
+    assert "2 points, up to 1,000,001.0 nats at step 10" in axes.get_title(loc="right")
 
 
 def test_late_rise_stays_in_the_frame():
