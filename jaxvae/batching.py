@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvae.binding import bind
+from jaxvae.binding import bind, nan_where_not
 from jaxvae.types import Batch, InputError, Model, Objective, PRNGKey, Terms, require_positive
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def _not_negative(name: str, values: Any) -> Float[Array, "B"]:
                 "0 leaves an example out"
             )
     weights = jnp.asarray(values, jnp.float32)
-    return jnp.where(weights >= 0, weights, jnp.nan)
+    return weights + nan_where_not((weights >= 0).astype(jnp.float32))
 
 
 def fill_absent(examples: Examples) -> Examples:

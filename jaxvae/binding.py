@@ -108,6 +108,14 @@ def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
     return jnp.asarray(y, jnp.int32)
 
 
+def nan_where_not(holds: Float[Array, "..."]) -> Float[Array, "..."]:
+    """0 where 1, NaN where 0: what compiled code has in the place of a refusal.
+
+    `sqrt(holds - 1)`, since a NaN that is written down stops a program under `jax_debug_nans`.
+    """
+    return jnp.sqrt(holds - 1)
+
+
 def one_hot(y: Int[Array, ""], num_classes: int, dtype: Any = jnp.float32) -> Float[Array, "C"]:
     """The class y as a vector of 0 and one 1; NaN where y is no class.
 
@@ -117,8 +125,8 @@ def one_hot(y: Int[Array, ""], num_classes: int, dtype: Any = jnp.float32) -> Fl
     >>> one_hot(jnp.array(1), 3).tolist(), bool(jnp.isnan(one_hot(jnp.array(3), 3)).all())
     ([0.0, 1.0, 0.0], True)
     """
-    is_class = (y >= 0) & (y < num_classes)
-    return jnp.where(is_class, jax.nn.one_hot(y, num_classes, dtype=dtype), jnp.nan)
+    is_class = ((y >= 0) & (y < num_classes)).astype(dtype)
+    return jax.nn.one_hot(y, num_classes, dtype=dtype) + nan_where_not(is_class)
 
 
 def require_labels(labels: Any, num_classes: int, name: str = "labels") -> Int[np.ndarray, "N"]:

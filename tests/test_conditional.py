@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae.binding import Conditional, one_hot
+from jaxvae.binding import Conditional, nan_where_not, one_hot
 from tests.support.refusals import refused
 from tests.support.slow import slow_but
 
@@ -65,6 +65,14 @@ def test_one_hot_vectors():
 def test_check_of_one_hot_rejects_zeros():
     with pytest.raises(AssertionError):
         check_one_hot(jax.nn.one_hot)
+
+
+def test_what_does_not_hold_makes_nan():
+    """Also where each operation runs by itself under `jax_debug_nans`, which a NaN written down would end."""
+    for way in (nan_where_not, jax.jit(nan_where_not)):
+        np.testing.assert_array_equal(way(jnp.array([1.0, 0.0])), [0.0, np.nan])
+    with jax.debug_nans(True), jax.disable_jit():
+        assert nan_where_not(jnp.array(1.0)) == 0
 
 
 GIVEN = {

@@ -69,8 +69,8 @@ def _end(path: Path) -> None:
     line = "its minutes were up before the run began; give it more"
     if path.exists():
         line = (
-            f"stopped by its minutes; what was saved is intact; go on with `jaxvae train --resume {path}`, "
-            "with more minutes if these were too few for a step"
+            "stopped by its minutes, and may need more of them; what was saved is intact; "
+            f"go on with `jaxvae train --resume {path}`"
         )
     if hosts.is_first():
         print(line, file=sys.stderr, flush=True)

@@ -137,6 +137,7 @@ def conditional_vae(
     Raises:
         InputError: an argument is out of its range; the message names it.
 
+    >>> import jax
     >>> import jaxvae as jv
     >>> model = jv.models.conditional_vae(
     ...     jax.random.key(0), (8, 8), num_classes=10, latent_dim=2, hidden=(16,)
