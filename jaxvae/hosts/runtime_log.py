@@ -69,4 +69,6 @@ def _forward(reading: int, to: int) -> None:
                     if not more:
                         break
             lines = text.splitlines(keepends=True)
-            os.write(to, b"".join(line for line in lines if not line.startswith(GREETING)))
+            # A blank one is the end of a greeting whose line came in two pieces.
+            said = (line for line in lines if line.strip() and not line.startswith(GREETING))
+            os.write(to, b"".join(said))
