@@ -6,6 +6,7 @@ When a process is lost, the runtime of the others prints a page and aborts. One 
 import contextlib
 import ctypes
 import os
+import re
 import select
 import signal
 import sys
@@ -15,7 +16,10 @@ from collections.abc import Iterator
 from typing import IO
 
 HELD_S = 3.0  # so long a text waits for the line that makes it needless
-GREETING = b"[Gloo] Rank"  # of each device, on stdout
+GREETING = re.compile(
+    rb"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is|[\s\d:]"
+)
+"""The pieces of a line that each device says on stdout; the threads of several write theirs between one another's."""
 
 
 @contextlib.contextmanager
@@ -68,7 +72,9 @@ def _forward(reading: int, to: int) -> None:
                     text += more
                     if not more:
                         break
-            lines = text.splitlines(keepends=True)
-            # A blank one is the end of a greeting whose line came in two pieces.
-            said = (line for line in lines if line.strip() and not line.startswith(GREETING))
-            os.write(to, b"".join(said))
+            os.write(to, without_greetings(text))
+
+
+def without_greetings(text: bytes) -> bytes:
+    """The lines of a text that say more than greetings, whole or in pieces, do."""
+    return b"".join(line for line in text.splitlines(keepends=True) if GREETING.sub(b"", line))

@@ -11,6 +11,7 @@ import pytest
 import jaxvae as jv
 from jaxvae import hosts
 from jaxvae.hosts import star as stars
+from jaxvae.hosts.runtime_log import without_greetings
 from jaxvae.hosts.star import Connection, Star, meet
 from jaxvae.types import InputError
 from tests.support.refusals import refused
@@ -244,3 +245,31 @@ def test_one_process_alone():
     assert hosts.together(lambda: 3) == 3
     hosts.require_same({"a": "1"})
     hosts.finish()
+
+
+WHOLE = (
+    b"[Gloo] Rank 0 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3\n"
+)
+PIECES = (
+    b"[Gloo] Rank [Gloo] Rank 10 is connected to 3 is connected to 3 peer ranks. peer ranks. \n\n"
+)
+
+
+def check_greetings(function):
+    """Greetings go, also those of threads that write between one another's; what else is said stays."""
+    said = b"F1128 rank 3 is lost\nGloo: connection closed by peer\n"
+    assert function(WHOLE + said) == said
+    assert function(PIECES + said + WHOLE[44:]) == said
+
+
+def test_greetings_are_left_out():
+    check_greetings(without_greetings)
+
+
+def test_check_of_greetings_rejects_their_first_word_alone():
+    def by_start(text):
+        lines = text.splitlines(keepends=True)
+        return b"".join(line for line in lines if not line.startswith(b"[Gloo] Rank"))
+
+    with pytest.raises(AssertionError):
+        check_greetings(by_start)
