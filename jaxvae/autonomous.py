@@ -20,24 +20,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from jaxvae.batching import stream_key
+from jaxvae.checks import is_known, require_key, require_number, require_weight
 from jaxvae.distributions import analytic_kl, log_prob, require_event
-from jaxvae.types import (
-    InputError,
-    Model,
-    Objective,
-    PRNGKey,
-    Terms,
-    is_known,
-    require_key,
-    require_weight,
-)
+from jaxvae.keys import OfExample, stream_key
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Scalar, Terms
 
 EncoderLoss: TypeAlias = Callable[[PRNGKey, Model, Array], Float[Array, ""]]
 """`(key, model, x) -> scalar`, nats of one example, to be minimised."""
-
-_STREAM = 16
-"""Where the keys of encoder losses begin: one stream each, when one is added to another."""
 
 
 class _WithEncoderLoss(NamedTuple):
@@ -45,14 +34,16 @@ class _WithEncoderLoss(NamedTuple):
 
     objective: Objective
     encoder_loss: EncoderLoss
-    weight: float | Array
+    weight: Scalar
 
     def __call__(
         self, key: PRNGKey, model: Model, x: Float[Array, "*event"], **options: Any
     ) -> Terms | Float[Array, ""]:
         require_key(key)
         terms = self.objective(key, model, x, **options)
-        loss = self.encoder_loss(stream_key(key, _STREAM + _depth(self.objective)), model, x)
+        loss = self.encoder_loss(
+            stream_key(key, OfExample.ENCODER_LOSS, _depth(self.objective)), model, x
+        )
         if jnp.shape(loss) != ():
             raise InputError(
                 f"encoder_loss: expected a scalar for one example, got shape {jnp.shape(loss)}; "
@@ -64,7 +55,7 @@ class _WithEncoderLoss(NamedTuple):
 
 
 def with_encoder_loss(
-    objective: Objective, encoder_loss: EncoderLoss, *, weight: float | Float[Array, ""] = 1.0
+    objective: Objective, encoder_loss: EncoderLoss, *, weight: Scalar = 1.0
 ) -> Objective:
     """Any objective, with any loss on the encoder added.
 
@@ -98,7 +89,7 @@ def with_encoder_loss(
 
 
 def autonomous_encoder(
-    objective: Objective, encoder_loss: EncoderLoss, *, weight: float | Float[Array, ""] = 1.0
+    objective: Objective, encoder_loss: EncoderLoss, *, weight: Scalar = 1.0
 ) -> Objective:
     """The encoder trained by its own loss alone; decoder and prior by the bound.
 
@@ -166,8 +157,7 @@ def noise_consistency(
     regulariser, with the masking noise of Vincent et al. (2008).
     Departs from the source: the bound of x' is not added.
     """
-    if not 0 < dropped < 1:
-        raise InputError(f"dropped: expected a chance in (0, 1), got {dropped!r}")
+    require_number("dropped", dropped, above=0, below=1)
     kept = jax.random.bernoulli(key, 1 - dropped, x.shape)
     return analytic_kl(model.posterior(jnp.where(kept, x, jnp.zeros_like(x))), model.posterior(x))
 

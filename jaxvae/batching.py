@@ -1,9 +1,4 @@
-"""Where one example becomes many: keys folded per example, and `jax.vmap`.
-
-A run has one key. Example i of step t draws from `fold_in(fold_in(key, t), i)`, where i is the
-global index of the example, so no draw depends on the batch layout or the number of devices. Steps
-count up from 0; other streams of the same run key count down from the largest fold, 2^32 - 1.
-"""
+"""From one example to a batch: one key an example, and `jax.vmap`."""
 
 import inspect
 import math
@@ -15,35 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxvae.binding import bind, nan_where_not
-from jaxvae.types import Batch, InputError, Model, Objective, PRNGKey, Terms, require_positive
+from jaxvae.checks import require_positive
+from jaxvae.keys import fold_each
+from jaxvae.types import AnyArray, Batch, InputError, Model, Objective, PRNGKey, Terms
 
 T = TypeVar("T")
-
-LARGEST_FOLD = 2**32 - 1
-ORDER_STREAM, OBSERVATION_STREAM, VALIDATION_STREAM = range(3)
-"""Streams of the key of a run."""
-PRIOR_STREAM, LABEL_STREAM, START_STREAM = range(3)
-"""Streams of the key of the initial weights: of a learned prior, of which rows have labels, of a start from data."""
-
-
-def stream_key(key: PRNGKey, stream: int) -> PRNGKey:
-    """The key of a named stream of a run, apart from the keys of its steps."""
-    return jax.random.fold_in(key, jnp.uint32(LARGEST_FOLD - stream))
-
-
-def example_keys(
-    key: PRNGKey, step: Int[Array, ""] | int, index: Int[Array, "B"]
-) -> Key[Array, "B"]:
-    """One key an example: `fold_in(fold_in(key, step), index[i])`."""
-    return fold_each(jax.random.fold_in(key, step), index)
-
-
-def fold_each(key: PRNGKey, index: Int[Array, "B"]) -> Key[Array, "B"]:
-    """One key an index: `fold_in(key, index[i])`."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
 class Examples(NamedTuple):
@@ -137,7 +111,7 @@ def fill_absent(examples: Examples) -> Examples:
     return examples._replace(**fill_rows(rows, examples.weight))
 
 
-def fill_rows(rows: T, weight: Float[Array, "B"] | None) -> T:
+def fill_rows(rows: T, weight: Float[AnyArray, "B"] | None) -> T:
     """A pytree of rows [B, ...], with the first that counts in the place of each whose weight is 0.
 
     So what is stored there, NaN included, reaches no weighted mean and no gradient: 0 * NaN is NaN.
@@ -165,7 +139,7 @@ def _count(x: Array) -> Int[Array, "B"]:
 def over_batch(
     objective: Objective,
     keys: Key[Array, "B"],
-    model: Model,
+    model: PyTree,
     examples: Examples,
     *,
     batch_coupled: bool = False,

@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.distributions import describe
-from jaxvae.types import InputError, Model
+from jaxvae.types import InputError, Label, Model
 
 
 @runtime_checkable
 class Conditional(Protocol):
     """A model of x given a label y."""
 
-    def given(self, y: Int[Array, ""] | int, /) -> Model:
+    def given(self, y: Label, /) -> Model:
         """The plain model p(x, z|y), q(z|x, y) with y bound."""
         ...
 
@@ -69,10 +69,10 @@ class Observed(NamedTuple):
 
 
 def bind(
-    model: Model | Conditional,
-    label: Int[Array, ""] | None = None,
+    model: PyTree,
+    label: Label | None = None,
     mask: Float[Array, "*event"] | None = None,
-) -> Model:
+) -> PyTree:
     """The plain model of one example: `given` its label where it needs one, of its observed values.
 
     A model that is complete by itself does not see the label, and what is no model, but has an
@@ -91,7 +91,7 @@ def bind(
     return model if mask is None else Observed(model, mask)
 
 
-def require_class(y: Int[Array, ""] | int, num_classes: int) -> Int[Array, ""]:
+def require_class(y: Label, num_classes: int) -> Int[Array, ""]:
     """The class y as an int32 scalar; one that is traced cannot be looked at, see `one_hot`.
 
     Raises:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_number
 from jaxvae.types import InputError
 
 
@@ -85,8 +86,7 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
     Source: Li and Turner (2016), "Renyi divergence variational inference".
     """
     _require_samples(log_w)
-    if not -float("inf") < alpha < float("inf"):
-        raise InputError(f"alpha: expected a finite number, got {alpha!r}")
+    require_number("alpha", alpha)
     if alpha == 1:
         return jnp.mean(log_w)
     # Relative to the log-weight that dominates, and near alpha = 1, where the sum is nearly one, by the
@@ -151,8 +151,7 @@ def combination_iwae(log_w: Float[Array, "K"], beta: float) -> Float[Array, ""]:
     Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
     """
     _require_samples(log_w)
-    if not 0 <= beta <= 1:
-        raise InputError(f"beta: expected a number from 0 to 1, got {beta!r}")
+    require_number("beta", beta, at_least=0, at_most=1)
     if beta in (0, 1):  # 0 * -inf is not what a weight of 0 means
         return jnp.mean(log_w) if beta else _log_mean_exp(log_w)
     return beta * jnp.mean(log_w) + (1 - beta) * _log_mean_exp(log_w)
@@ -186,8 +185,7 @@ def thermodynamic(
     Source: Masrani, Le and Wood (2019), "The thermodynamic variational objective".
     """
     _require_samples(log_w)
-    if side not in ("left", "right"):
-        raise InputError(f'side: expected "left" or "right", got {side!r}')
+    require_choice("side", side, ("left", "right"))
     if jnp.ndim(betas) != 1 or betas.size == 0:
         raise InputError(f"betas: expected one axis of at least one point, got {jnp.shape(betas)}")
     _require_partition(betas)
@@ -233,8 +231,7 @@ def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:
     Source: Dieng et al. (2017), "Variational inference via chi upper bound minimization".
     """
     _require_samples(log_w)
-    if not 1 <= order < float("inf"):
-        raise InputError(f"order: expected a finite number of at least 1, got {order!r}")
+    require_number("order", order, at_least=1)
     return _log_mean_exp(order * log_w) / order
 
 

@@ -30,10 +30,10 @@ from jaxvae.relaxations import (
     straight_through,
 )
 from jaxvae.sampling import Bound, Problem, Samples
-from jaxvae.types import InputError
+from jaxvae.types import InputError, Scalar
 
 Estimator: TypeAlias = Callable[[Problem], tuple[Samples, Float[Array, ""]]]
-Baseline: TypeAlias = float | Float[Array, ""] | Literal["leave_one_out"]
+Baseline: TypeAlias = Scalar | Literal["leave_one_out"]
 
 
 def pathwise(problem: Problem) -> tuple[Samples, Float[Array, ""]]:

@@ -1,32 +1,23 @@
 """Objectives of one example: `(key, model, x) -> Terms`. Batch, mean and minus sign live elsewhere."""
 
 from functools import partial
-from typing import TypeAlias, get_args
+from typing import get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvae import bounds
+from jaxvae.checks import is_known, require_choice, require_positive, require_weight
 from jaxvae.distributions import analytic_entropy, analytic_kl
 from jaxvae.gradients import Baseline, Estimator, bend, choose, separate
 from jaxvae.sampling import KL, Bound, Penalty, Problem, Samples, kl_each, problem
-from jaxvae.types import (
-    InputError,
-    Model,
-    PRNGKey,
-    Terms,
-    is_known,
-    require_positive,
-    require_weight,
-)
-
-Scalar: TypeAlias = float | Float[Array, ""]
+from jaxvae.types import AnyArray, InputError, Model, PRNGKey, Scalar, Terms
 
 
 def elbo(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     num_samples: int = 1,
     beta: Scalar = 1.0,
@@ -84,9 +75,7 @@ def elbo(
     disentangling in beta-VAE", for capacity. Departs from the source: free bits are counted
     per example, not per minibatch.
     """
-    if kl not in get_args(KL):
-        expected = " or ".join(f'"{choice}"' for choice in get_args(KL))
-        raise InputError(f"kl: expected {expected}, got {kl!r}")
+    require_choice("kl", kl, get_args(KL))
     require_weight(beta=beta)
     task = problem(
         key,
@@ -108,7 +97,7 @@ def elbo(
 def iwae(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     num_samples: int,
     gradient: str | Estimator = "pathwise",
@@ -153,7 +142,7 @@ def iwae(
 def importance_weighted(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     bound: Bound,
     num_samples: int,
@@ -192,7 +181,7 @@ def importance_weighted(
 def multiply_iwae(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     num_outer: int,
     num_samples: int,
@@ -220,7 +209,7 @@ def multiply_iwae(
 def partially_iwae(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     num_outer: int,
     num_samples: int,

@@ -15,11 +15,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import fill_absent, unpack
+from jaxvae.checks import require_positive
 from jaxvae.hosts import initialize
 from jaxvae.placement import put, replicated
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, in_multiples
-from jaxvae.types import Batch, InputError, require_positive
+from jaxvae.types import Batch, InputError
 
 __all__ = ["data_mesh", "initialize", "place", "pmap", "shard"]
 

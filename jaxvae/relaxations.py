@@ -16,6 +16,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Independent
 
+from jaxvae.checks import require_number
 from jaxvae.distributions import (
     ClassConditional,
     FloatBernoulli,
@@ -30,7 +31,7 @@ from jaxvae.sampling import (
     over_samples,
     require_latents,
 )
-from jaxvae.types import InputError, PRNGKey, require_above_zero
+from jaxvae.types import InputError, PRNGKey, Scalar
 
 MOST_STATES = 4096
 
@@ -90,7 +91,7 @@ def _enumerate_classes(
 
 
 def straight_through(
-    problem: Problem, *, temperature: float | Float[Array, ""] = 1.0
+    problem: Problem, *, temperature: Scalar = 1.0
 ) -> tuple[Samples, Float[Array, ""]]:
     """Discrete samples in the value, the gradient of their relaxation in their place.
 
@@ -105,7 +106,7 @@ def straight_through(
 
 
 def gumbel_softmax(
-    problem: Problem, *, temperature: float | Float[Array, ""] = 1.0
+    problem: Problem, *, temperature: Scalar = 1.0
 ) -> tuple[Samples, Float[Array, ""]]:
     """The gradient of the relaxed model, the value of the discrete one on the same Gumbel noise.
 
@@ -121,10 +122,10 @@ def gumbel_softmax(
 
 def _relaxed(
     problem: Problem,
-    temperature: float | Float[Array, ""],
+    temperature: Scalar,
     passed: Callable[[Array, Array], Array],
 ) -> tuple[Samples, Float[Array, ""]]:
-    require_above_zero(temperature=temperature)
+    require_number("temperature", temperature, above=0)
     if problem.kl == "monte_carlo":
         raise InputError(
             'kl: expected "analytic" or "entropy" under a relaxation, because log q(z|x) of a '
@@ -153,7 +154,7 @@ def _relaxed(
 
 
 def relaxed_sample(
-    q: Distribution, key: PRNGKey, temperature: float | Float[Array, ""]
+    q: Distribution, key: PRNGKey, temperature: Scalar
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
     """A sample of q and its relaxation, from the same noise: both [D].
 

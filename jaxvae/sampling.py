@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 from numpyro.distributions import (
     Delta,
     Distribution,
@@ -14,6 +14,7 @@ from numpyro.distributions import (
     MaskedDistribution,
 )
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import (
     analytic_entropy,
     analytic_kl,
@@ -24,7 +25,7 @@ from jaxvae.distributions import (
     sample,
     sample_with_log_prob,
 )
-from jaxvae.types import InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import AnyArray, InputError, Model, PRNGKey, Scalar
 
 Bound: TypeAlias = Callable[[Float[Array, "K"]], Float[Array, ""]]
 Penalty: TypeAlias = Callable[[Distribution, Distribution], Float[Array, ""]]
@@ -70,7 +71,7 @@ class Problem(NamedTuple):
     num_samples: int
     bound: Bound
     kl: KL = "monte_carlo"
-    beta: float | Float[Array, ""] = 1.0
+    beta: Scalar = 1.0
     penalty: Penalty = analytic_kl
     chunk_size: int | None = None
 
@@ -153,7 +154,7 @@ class Problem(NamedTuple):
 def problem(
     key: PRNGKey,
     model: Model,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
     num_samples: int,
     bound: Bound,
@@ -169,6 +170,7 @@ def problem(
     require_positive(num_samples=num_samples)
     if chunk_size is not None:
         require_positive(chunk_size=chunk_size)
+    x = jnp.asarray(x)
     return Problem(key, model, x, num_samples, bound, chunk_size=chunk_size, **options)
 
 
@@ -224,13 +226,13 @@ def _scale_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return z, jax.vmap(jnp.multiply)(scale, tangent)
 
 
-def log_likelihood(model: Model, x: Float[Array, "*event"], z: Float[Array, "D"]) -> Array:
+def log_likelihood(model: Model, x: Float[AnyArray, "*event"], z: Num[Array, "*latent"]) -> Array:
     """`log p(x|z)` of one example under one latent, nats, with the shapes checked.
 
     Raises:
         InputError: `x` is not of the likelihood's event shape.
     """
-    likelihood = model.likelihood(z)
+    likelihood, x = model.likelihood(z), jnp.asarray(x)
     require_event(likelihood, x, "model.likelihood(z)", "x")
     # Without the barrier XLA merges the sum over the event with means over samples, and computes it once for each
     # of them: bound and distortion of a step then take 1.15 of its time (iwae50 on a CPU).

@@ -16,22 +16,11 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from jaxvae import objectives
-from jaxvae.batching import fold_each, stream_key
 from jaxvae.binding import require_labels
+from jaxvae.checks import is_known, require_key, require_positive, require_weight
 from jaxvae.distributions import log_prob
-from jaxvae.types import (
-    InputError,
-    Model,
-    PRNGKey,
-    Terms,
-    is_known,
-    require_key,
-    require_positive,
-    require_weight,
-)
-
-_STREAM = 48
-"""Where the keys of labelled rows lie, apart from those of the samples of the bound."""
+from jaxvae.keys import OfExample, fold_each, stream_key
+from jaxvae.types import AnyArray, InputError, Label, Model, PRNGKey, Scalar, Terms
 
 Observe: TypeAlias = Callable[[PRNGKey, Array], Array]
 """One stored example -> one model input, such as `jaxvae.data.Dataset.observe`."""
@@ -49,7 +38,7 @@ class Classifying(Model, Protocol):
         """q(y|x), over class numbers, with `logits` [C]."""
         ...
 
-    def given(self, y: Int[Array, ""] | int, /) -> Model:
+    def given(self, y: Label, /) -> Model:
         """The plain model of x with y bound."""
         ...
 
@@ -57,12 +46,12 @@ class Classifying(Model, Protocol):
 def semi_supervised(
     key: PRNGKey,
     model: Classifying,
-    x: Float[Array, "*event"],
+    x: Float[AnyArray, "*event"],
     *,
-    labelled_x: Float[Array, "M *event"],
-    labelled_y: Int[Array, "M"],
-    label_weight: float | Float[Array, ""] = 100.0,
-    labelled_bound: float | Float[Array, ""] = 0.0,
+    labelled_x: Float[AnyArray, "M *event"],
+    labelled_y: Int[AnyArray, "M"],
+    label_weight: Scalar = 100.0,
+    labelled_bound: Scalar = 0.0,
     labelled_batch: int = 500,
     **options: Any,
 ) -> Terms:
@@ -112,10 +101,11 @@ def semi_supervised(
     require_key(key)
     require_weight(label_weight=label_weight, labelled_bound=labelled_bound)
     require_positive(labelled_batch=labelled_batch)
+    x = jnp.asarray(x)
     labelled_x, labelled_y = _labelled_rows(model, x, labelled_x, labelled_y)
     options = {"gradient": "enumerate"} | options
     terms = objectives.elbo(key, model, x, **options)
-    row_key, bound_key = jax.random.split(stream_key(key, _STREAM))
+    row_key, bound_key = jax.random.split(stream_key(key, OfExample.LABELLED_ROW))
     row = jax.random.randint(row_key, (), 0, len(labelled_y))
 
     added = jnp.zeros(())
@@ -133,10 +123,10 @@ def semi_supervised(
 
 
 def label_log_probs(
-    model: Classifying, xs: Float[Array, "M *event"], ys: Int[Array, "M"]
+    model: Classifying, xs: Float[AnyArray, "M *event"], ys: Int[Array, "M"]
 ) -> Float[Array, "M"]:
     """`log q(y_j|x_j)` of labelled rows, nats: the classifier's log-likelihood."""
-    return jax.vmap(partial(_label_log_prob, model))(xs, ys)
+    return jax.vmap(partial(_label_log_prob, model))(jnp.asarray(xs), ys)
 
 
 def _label_log_prob(model: Classifying, x: Array, y: Array) -> Array:
@@ -144,7 +134,7 @@ def _label_log_prob(model: Classifying, x: Array, y: Array) -> Array:
 
 
 def redrawn(
-    key: PRNGKey, observe: Observe, stored: Array
+    key: PRNGKey, observe: Observe, stored: AnyArray
 ) -> Callable[[Int[Array, ""]], Float[Array, "M *event"]]:
     """A schedule of `labelled_x`: the stored rows as they are observed anew at every step.
 
@@ -212,7 +202,7 @@ def choose_labelled(
 
 
 def _labelled_rows(
-    model: Classifying, x: Array, labelled_x: Array, labelled_y: Array
+    model: Classifying, x: Array, labelled_x: AnyArray, labelled_y: AnyArray
 ) -> tuple[Array, Array]:
     if not isinstance(model, Classifying):
         raise InputError(
@@ -230,5 +220,5 @@ def _labelled_rows(
     return jnp.asarray(labelled_x), labelled_y
 
 
-def _is_zero(weight: float | Array) -> bool:
+def _is_zero(weight: Scalar) -> bool:
     return is_known(weight) and float(weight) == 0

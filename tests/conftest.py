@@ -1,3 +1,10 @@
+# ruff: noqa: E402 (annotations are checked in what is imported after this)
+from jaxtyping import install_import_hook
+
+from tests.support import shapes
+
+install_import_hook("jaxvae", f"{shapes.__name__}.checked")
+
 import os
 import runpy
 from contextlib import contextmanager

@@ -11,46 +11,6 @@ from tests.support import oracles
 from tests.support.refusals import refused
 
 
-def data(key):
-    return np.asarray(jax.random.key_data(key))
-
-
-def check_example_keys(function):
-    key, index = jax.random.key(3), jnp.array([5, 0, 2**31 - 1])
-    got = data(function(key, 7, index))
-    for row, i in zip(got, index, strict=True):
-        np.testing.assert_array_equal(row, data(jax.random.fold_in(jax.random.fold_in(key, 7), i)))
-
-
-def test_key_of_an_example_is_folded_from_step_and_index():
-    check_example_keys(batching.example_keys)
-
-
-@pytest.mark.parametrize(
-    "twin",
-    [
-        lambda key, step, index: jax.random.split(jax.random.fold_in(key, step), len(index)),
-        lambda key, step, index: batching.example_keys(key, step, jnp.arange(len(index))),
-        lambda key, step, index: batching.fold_each(key, index),
-    ],
-    ids=["split", "local index", "without step"],
-)
-def test_check_of_keys_rejects(twin):
-    with pytest.raises(AssertionError):
-        check_example_keys(twin)
-
-
-def test_streams_are_apart_from_steps_and_from_each_other():
-    key = jax.random.key(0)
-    names = batching.ORDER_STREAM, batching.OBSERVATION_STREAM, batching.VALIDATION_STREAM
-    streams = [batching.stream_key(key, name) for name in names]
-    # The largest step that an int32 counter can hold comes before every stream.
-    steps = [jax.random.fold_in(key, step) for step in (0, 1, 2, 2**31 - 1)]
-    assert len({data(k).tobytes() for k in streams + steps}) == len(streams) + len(steps)
-    last = data(jax.random.fold_in(key, jnp.uint32(2**32 - 1)))
-    np.testing.assert_array_equal(data(streams[0]), last)
-
-
 def check_map(mapping):
     """Bits of the row and of its key, at any batch size, the last batch ragged."""
     xs, key = jnp.arange(22.0).reshape(11, 2), jax.random.key(1)

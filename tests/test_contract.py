@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae.batching import example_keys, over_batch
+from jaxvae.batching import over_batch
 from jaxvae.binding import bind
 from jaxvae.distributions import sample
+from jaxvae.keys import example_keys
 from jaxvae.training.checkpoints import Checkpoints
 from tests.support.contracts import CONTRACTS, examples_of
 from tests.support.slow import slow_but

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 import jaxvae as jv
 from jaxvae import coupled
-from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents
+from jaxvae.coupled.terms import draw_each, elbo_of, latents
 from jaxvae.distributions import sample
 from tests.support import oracles
 from tests.support.refusals import refused

@@ -17,8 +17,9 @@ from scipy import special
 import jaxvae as jv
 from jaxvae import coupled
 from jaxvae.batching import fill_rows
-from jaxvae.coupled.terms import apart, draw_each, elbo_of, latents
+from jaxvae.coupled.terms import draw_each, elbo_of, latents
 from jaxvae.distributions import sample
+from jaxvae.keys import OfExample, stream_key
 from tests.support import oracles
 from tests.support.laws import require_same
 from tests.support.refusals import refused
@@ -215,7 +216,7 @@ def exact_log_weights(w, total, kind):
 def draws(model, xs):
     """The z of q and of the prior that the objectives have."""
     z = latents(draw_each(KEYS, model, xs))
-    return z, jax.vmap(lambda key: sample(model.prior(), apart(key)))(KEYS)
+    return z, jax.vmap(lambda key: sample(model.prior(), stream_key(key, OfExample.PRIOR)))(KEYS)
 
 
 def exact_penalties(weight):

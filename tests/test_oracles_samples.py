@@ -14,6 +14,7 @@ from scipy import integrate, special, stats
 import jaxvae as jv
 from jaxvae import batching, bounds, sampling
 from jaxvae.binding import bind
+from jaxvae.keys import fold_each
 from tests.support import oracles
 from tests.support.statistics import assert_mean
 from tests.test_binding import check_evidence
@@ -297,39 +298,6 @@ def test_a_scaled_gradient_leaves_the_value():
 # Keys and batches.
 
 
-def bits(key):
-    return np.asarray(jax.random.key_data(key))
-
-
-def check_fold_each(function):
-    index = np.array([5, 0, 2**31 - 1], np.int32)
-    for row, i in zip(bits(function(key(), jnp.asarray(index))), index, strict=True):
-        np.testing.assert_array_equal(row, bits(jax.random.fold_in(key(), i)))
-
-
-def test_keys_of_indices_are_folded_one_by_one():
-    check_fold_each(batching.fold_each)
-    for twin in (
-        lambda key, index: batching.fold_each(key, jnp.arange(len(index))),
-        lambda key, index: jax.random.split(key, len(index)),
-    ):
-        with pytest.raises(AssertionError):
-            check_fold_each(twin)
-
-
-def check_stream_key(function):
-    """From the largest 32-bit number down, beyond every step."""
-    for stream in (0, 1, 16):
-        exact = jax.random.fold_in(key(), np.uint32(2**32 - 1 - stream))
-        np.testing.assert_array_equal(bits(function(key(), stream)), bits(exact))
-
-
-def test_streams_count_down_from_the_largest_number():
-    check_stream_key(batching.stream_key)
-    with pytest.raises(AssertionError):
-        check_stream_key(jax.random.fold_in)
-
-
 def one_key(objective, keys, model, examples):
     return jax.vmap(partial(objective, keys[0], model))(examples.x)
 
@@ -348,7 +316,7 @@ def batches():
     @jax.jit
     @jax.vmap
     def terms(key):
-        keys = batching.fold_each(key, examples.index)
+        keys = fold_each(key, examples.index)
         ways = batching.over_batch, one_key, in_another_order
         return [way(jv.elbo, keys, model, examples) for way in ways]
 

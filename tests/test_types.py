@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxvae as jv
-from jaxvae.types import require_key, require_positive
+from jaxvae.checks import require_key, require_positive
 from tests.support.oracles import linear_gaussian
 from tests.support.refusals import refused
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from jaxvae.bench.workloads import WORKLOADS
-from jaxvae.types import InputError, require_positive
+from jaxvae.checks import require_number, require_positive
+from jaxvae.types import InputError
 
 
 def require_usable(rounds: int, seconds_a_round: float) -> None:
@@ -13,10 +14,7 @@ def require_usable(rounds: int, seconds_a_round: float) -> None:
         InputError: rounds below 1, or a time that is not positive and finite.
     """
     require_positive(rounds=rounds)
-    if not 0 < seconds_a_round < float("inf"):
-        raise InputError(
-            f"seconds_a_round: expected a number of seconds above 0, got {seconds_a_round!r}"
-        )
+    require_number("seconds_a_round", seconds_a_round, above=0)
 
 
 def require_batch_size(batch_size: int, num_rows: int) -> None:

@@ -12,11 +12,11 @@ from jaxvae.bench.deadline import Deadline
 from jaxvae.bench.loops import block_steps, first_block, grey_rows
 from jaxvae.bench.turns import Run, in_turn, spread
 from jaxvae.bench.workloads import LAYERS, ROWS, WORKLOADS
+from jaxvae.checks import require_positive
 from jaxvae.networks import Precision, with_precision
 from jaxvae.training.feeds import InMemory
 from jaxvae.training.many import ManyInMemory, stack
 from jaxvae.training.step import init, make_step
-from jaxvae.types import require_positive
 
 MODELS = (8,)
 

@@ -8,6 +8,7 @@ from typing import Any
 from jaxvae.bench.checks import require_batch_size, require_known, require_usable
 from jaxvae.bench.records import read_record, require_same_machine
 from jaxvae.bench.workloads import LAYERS, ROWS
+from jaxvae.checks import require_number
 from jaxvae.cli.commands import Bench
 from jaxvae.types import InputError
 
@@ -33,8 +34,8 @@ def checked(command: Bench) -> dict[str, Any] | None:
     if command.batch_size is not None:
         require_batch_size(command.batch_size, ROWS)
     budget = command.budget_seconds
-    if budget is not None and not 0 < budget < float("inf"):
-        raise InputError(f"budget_seconds: expected a number of seconds above 0, got {budget!r}")
+    if budget is not None:
+        require_number("budget_seconds", budget, above=0)
     if command.figure is not None and command.figure.suffix != ".png":
         raise InputError(f"figure: expected a file that ends in .png, got {command.figure}")
     _check_peers(command)

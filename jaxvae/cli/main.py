@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxvae import data, hosts
 from jaxvae.binding import Conditional
+from jaxvae.checks import require_positive
 from jaxvae.cli.bench import bench
 from jaxvae.cli.cache import use_compilation_cache
 from jaxvae.cli.commands import Bench, Compare, Data, Evaluate, Report, Sample, Train
@@ -29,7 +30,7 @@ from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
 from jaxvae.runs.train import load_model, resume, train
 from jaxvae.runs.watch import Reporter
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
-from jaxvae.types import InputError, Model, require_positive
+from jaxvae.types import InputError, Model
 
 CLOSED = 141
 """The status of a process whose output was closed, as a shell says of one that SIGPIPE ended."""

@@ -1,6 +1,6 @@
 """Everything here couples the examples of a batch: DIP-VAE, the covariance of the latents."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,11 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.batching import fill_rows
-from jaxvae.coupled.terms import (
-    draw_each,
-    elbo_of,
-    pairs,
-    ratio,
-    relative,
-    require_choice,
-    weighted_mean,
-)
+from jaxvae.checks import require_choice, require_weight
+from jaxvae.coupled.terms import draw_each, elbo_of, pairs, ratio, relative, weighted_mean
 from jaxvae.distributions import describe
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, Terms, require_weight
+from jaxvae.types import InputError, Model, Scalar, Terms
 
 Form: TypeAlias = Literal["i", "ii"]
 
@@ -30,8 +23,8 @@ def dip_vae(
     xs: Float[Array, "B *event"],
     *,
     weight: Float[Array, "B"] | None = None,
-    lambda_off_diagonal: float | Float[Array, ""],
-    lambda_diagonal: float | Float[Array, ""],
+    lambda_off_diagonal: Scalar,
+    lambda_diagonal: Scalar,
     form: Form = "i",
     kl: KL = "analytic",
 ) -> Terms:
@@ -113,7 +106,7 @@ def aggregate_covariance(
     manual", weighted samples, for the divisor of weights.
     Departs from the source: the divisor B - 1, without bias, where its code has B.
     """
-    require_choice("form", form, Form)
+    require_choice("form", form, get_args(Form))
     means = fill_rows(jax.vmap(_mean)(q), weight)
     centred = means - weighted_mean(means, weight)[None]
     if weight is None:

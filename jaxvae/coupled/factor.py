@@ -9,18 +9,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, UInt
 from numpyro.distributions import Distribution
 
-from jaxvae.batching import fill_rows, fold_each
+from jaxvae.batching import fill_rows
+from jaxvae.checks import require_key, require_weight
 from jaxvae.coupled.terms import (
-    apart,
     draw_each,
     elbo_of,
     latents,
     require_rows,
     weighted_mean,
 )
+from jaxvae.keys import OfExample, fold_each, stream_key
 from jaxvae.networks import MLP, Activation
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_weight
+from jaxvae.types import InputError, Model, PRNGKey, Scalar, Terms
 
 Discriminator = Callable[[Array], Array]
 """One latent [D] -> one logit, of shape [] or [1]."""
@@ -90,7 +91,7 @@ def factor_vae(
     xs: Float[Array, "B *event"],
     *,
     weight: Float[Array, "B"] | None = None,
-    gamma: float | Float[Array, ""],
+    gamma: Scalar,
     kl: KL = "analytic",
 ) -> Terms:
     """FactorVAE: a total correlation that a discriminator estimates, trained in the same step.
@@ -139,7 +140,7 @@ def factor_vae(
     terms, z = elbo_of(s, kl), latents(s)
     log_ratio = _logits(jax.lax.stop_gradient(model.discriminator), z)
     first = 0 if weight is None else jnp.argmax(jnp.asarray(weight) > 0)
-    key, z_held = jax.vmap(apart)(keys)[first], jax.lax.stop_gradient(z)
+    key, z_held = stream_key(keys[first], OfExample.PERMUTATIONS), jax.lax.stop_gradient(z)
     training = discriminator_log_likelihood(key, model.discriminator, z_held, weight=weight)
     training -= jax.lax.stop_gradient(training)
     return terms._replace(objective=terms.bound - gamma * log_ratio + training)

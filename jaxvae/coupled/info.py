@@ -1,15 +1,15 @@
 """Everything here couples the examples of a batch: InfoVAE, and the MMD between two samples."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxvae.batching import fill_rows
+from jaxvae.checks import is_known, require_choice, require_number
 from jaxvae.coupled.terms import (
-    apart,
     draw_each,
     elbo_of,
     latents,
@@ -17,13 +17,13 @@ from jaxvae.coupled.terms import (
     pairs,
     ratio,
     relative,
-    require_choice,
     require_rows,
     weighted_mean,
 )
 from jaxvae.distributions import sample
+from jaxvae.keys import OfExample, stream_key
 from jaxvae.objectives import KL
-from jaxvae.types import InputError, Model, Terms, is_known, require_above_zero
+from jaxvae.types import InputError, Model, Scalar, Terms
 
 Kernel: TypeAlias = Literal["imq", "rbf"]
 
@@ -34,8 +34,8 @@ def info_vae(
     xs: Float[Array, "B *event"],
     *,
     weight: Float[Array, "B"] | None = None,
-    alpha: float | Float[Array, ""],
-    lambda_: float | Float[Array, ""],
+    alpha: Scalar,
+    lambda_: Scalar,
     kernel: Kernel = "imq",
     bandwidth: float | None = None,
     kl: KL = "analytic",
@@ -79,7 +79,7 @@ def info_vae(
     _require_weights(alpha, lambda_)
     s = draw_each(keys, model, xs, weight)
     terms = elbo_of(s, kl)
-    prior = jax.vmap(lambda key: sample(model.prior(), apart(key)))(keys)
+    prior = jax.vmap(lambda key: sample(model.prior(), stream_key(key, OfExample.PRIOR)))(keys)
     z = latents(s)
     mmd = mmd2(
         z,
@@ -158,9 +158,9 @@ def kernel_function(
     Raises:
         InputError: an unknown kernel, or a bandwidth not above 0.
     """
-    require_choice("kernel", name, Kernel)
+    require_choice("kernel", name, get_args(Kernel))
     if bandwidth is not None:
-        require_above_zero(bandwidth=bandwidth)
+        require_number("bandwidth", bandwidth, above=0)
     variance = 2.0 * latent_dim if bandwidth is None else bandwidth**2
 
     def k(xs: Array, ys: Array) -> Array:
@@ -185,15 +185,12 @@ def _has_pairs(weight: Float[Array, "N"] | None) -> Bool[Array, ""] | bool:
     return True if weight is None else jnp.sum(jnp.asarray(weight) > 0) >= 2
 
 
-def _require_weights(alpha: float | Array, lambda_: float | Array) -> None:
+def _require_weights(alpha: Scalar, lambda_: Scalar) -> None:
     if not (is_known(alpha) and is_known(lambda_)):
         return  # a schedule's
-    if not -float("inf") < alpha <= 1:
-        raise InputError(
-            f"alpha: expected a finite number of at most 1, for the rate has the weight 1 - alpha, got {alpha!r}"
-        )
-    if not 1 - alpha <= lambda_ < float("inf"):
-        raise InputError(
-            f"lambda_: expected a finite number of at least 1 - alpha = {1 - alpha:g}, for the MMD has "
-            f"the weight alpha + lambda_ - 1, got {lambda_!r}"
-        )
+    of_rate, of_mmd = (
+        ", for the rate has the weight 1 - alpha",
+        " = 1 - alpha, for the MMD has the weight alpha + lambda_ - 1",
+    )
+    require_number("alpha", alpha, at_most=1, or_else=of_rate)
+    require_number("lambda_", lambda_, at_least=float(1 - alpha), or_else=of_mmd)

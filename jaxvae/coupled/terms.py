@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvae.batching import fill_rows, stream_key
+from jaxvae.batching import fill_rows
+from jaxvae.checks import is_known, require_choice
 from jaxvae.distributions import analytic_kl
 from jaxvae.objectives import KL
 from jaxvae.sampling import Samples, draw
-from jaxvae.types import InputError, Model, PRNGKey, Terms, is_known
+from jaxvae.types import InputError, Model, Terms
 
 
 def draw_each(
@@ -120,7 +121,7 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 def elbo_of(samples: Samples, kl: KL) -> Terms:
     """The terms of the ELBO of each example, [B] each, from one sample."""
-    require_choice("kl", kl, KL)
+    require_choice("kl", kl, get_args(KL))
     distortion = -samples.log_p_x_z[:, 0]
     rate = (
         jax.vmap(analytic_kl)(samples.q, samples.p)
@@ -134,19 +135,3 @@ def elbo_of(samples: Samples, kl: KL) -> Terms:
 def latents(samples: Samples) -> Float[Array, "B D"]:
     """The sample of each example, flattened."""
     return samples.z.reshape(samples.z.shape[0], -1)
-
-
-def apart(key: PRNGKey) -> PRNGKey:
-    """A key for what is not a sample of q(z|x): those count up from `fold_in(key, 0)`."""
-    return stream_key(key, 0)
-
-
-def require_choice(name: str, value: str, choices: object) -> None:
-    """Refuse an option that is not among the choices of a `Literal`.
-
-    Raises:
-        InputError: naming the option and the choices.
-    """
-    if value not in get_args(choices):
-        expected = " or ".join(f'"{choice}"' for choice in get_args(choices))
-        raise InputError(f"{name}: expected {expected}, got {value!r}")

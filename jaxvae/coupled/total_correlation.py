@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.batching import fill_rows
+from jaxvae.checks import is_known, require_choice, require_positive, require_weight
 from jaxvae.coupled.terms import (
     draw_each,
     elbo_of,
@@ -18,11 +19,10 @@ from jaxvae.coupled.terms import (
     off_diagonal,
     ratio,
     relative,
-    require_choice,
     require_rows,
 )
 from jaxvae.distributions import describe, log_prob
-from jaxvae.types import InputError, Model, Terms, is_known, require_positive, require_weight
+from jaxvae.types import InputError, Model, Scalar, Terms
 
 Weights: TypeAlias = Literal["minibatch", "stratified"]
 
@@ -42,9 +42,9 @@ def beta_tc_vae(
     *,
     dataset_size: int,
     weight: Float[Array, "B"] | None = None,
-    alpha: float | Float[Array, ""] = 1.0,
-    beta: float | Float[Array, ""],
-    gamma: float | Float[Array, ""] = 1.0,
+    alpha: Scalar = 1.0,
+    beta: Scalar,
+    gamma: Scalar = 1.0,
     weights: Weights = "minibatch",
 ) -> Terms:
     """beta-TC-VAE: the rate split in three, and the total correlation of the latents weighed alone.
@@ -191,7 +191,7 @@ def log_weights(
     but one, which has (N - M) / (N M). Being unbiased fixes only their sum, (N - 1) / N: here they
     share it equally, which averages over the order of the batch and so never has more variance.
     """
-    require_choice("weights", weights, Weights)
+    require_choice("weights", weights, get_args(Weights))
     require_positive(dataset_size=dataset_size)
     require_rows(weight, batch_size, at_least=2)
     size = batch_size if weight is None else _known_rows(weight)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvae.checks import require_number
 from jaxvae.data.raw import Raw, one_line
 from jaxvae.data.similarity import similarity
 from jaxvae.types import InputError
@@ -77,13 +78,9 @@ def read_alignment(path: Path, sequence_identity: float | None) -> Raw:
 
 
 def _require_identity(identity: float | None) -> None:
-    if identity is not None and not (
-        isinstance(identity, int | float) and not isinstance(identity, bool) and 0 < identity <= 1
-    ):
-        raise InputError(
-            f"sequence_identity: expected a share of the columns in (0, 1] such as 0.8, or None for no "
-            f"weights, got {identity!r}"
-        )
+    if identity is not None:
+        share = ", a share of the columns, or None for no weights"
+        require_number("sequence_identity", identity, above=0, at_most=1, or_else=share)
 
 
 def _sequences(path: Path) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.data.on_disk import NpyFile
-from jaxvae.data.raw import SPLITS, Raw, one_line
+from jaxvae.data.raw import SPLITS, Arrays, Raw, one_line
 from jaxvae.types import InputError
 
 _BROKEN = (
@@ -80,7 +80,7 @@ def _raw(found: Mapping[str, Any], path: Path) -> Raw:
     return Raw(name=path.stem, where=str(path), origin=str(path), splits=splits)
 
 
-def _counts(found: Mapping[str, np.ndarray], path: Path) -> Raw:
+def _counts(found: Arrays, path: Path) -> Raw:
     """Counts [N, *event] with maybe `batch` or `y` as label; what else lies beside them is named."""
     used = [name for name in _OF_COUNTS if name in found]
     if clashing := [name for name in found if name in SPLITS or name.partition("_")[0] == "x"]:
@@ -142,7 +142,7 @@ def _pickled(path: Path) -> InputError:
     )
 
 
-def splits_of(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:
+def splits_of(arrays: Arrays, where: str) -> dict[str, dict[str, Any]]:
     """Sort arrays into splits by their names.
 
     `x` with maybe `y`, `mask`, `weight` and `factors` is a source without splits; otherwise `x_train` or
@@ -151,7 +151,7 @@ def splits_of(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[st
     Raises:
         InputError: a name is unknown, doubled, or missing.
     """
-    splits: dict[str, dict[str, np.ndarray]] = {}
+    splits: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         split, field = _place(name, where)
         if field in splits.setdefault(split, {}):
@@ -170,7 +170,7 @@ def _place(name: str, where: str) -> tuple[str, str]:
     raise InputError(f"{where}: expected arrays named {_GRAMMAR}, got {name!r}; rename it")
 
 
-def _require_whole(splits: Mapping[str, Mapping[str, np.ndarray]], where: str) -> None:
+def _require_whole(splits: Mapping[str, Arrays], where: str) -> None:
     if "all" in splits and len(splits) > 1:
         raise InputError(f"{where}: expected {_GRAMMAR}, got both forms; keep one of them")
     needed = ("all",) if "all" in splits else ("train", "test")

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
+from jaxvae.checks import require_choice, require_key
 from jaxvae.data.contents import Contents
 from jaxvae.data.dataset import BINARIZE, bernoulli
-from jaxvae.types import InputError, PRNGKey, require_key
+from jaxvae.types import InputError, PRNGKey
 
 _CHUNK = 4096
 _SPLIT_NUMBER = {"all": 0, "train": 0, "valid": 1, "test": 2}
@@ -22,10 +23,7 @@ def require_options(binarize: str, key: PRNGKey | None) -> None:
     Raises:
         InputError: see above.
     """
-    if binarize not in BINARIZE:
-        raise InputError(
-            f"binarize: expected one of {', '.join(map(repr, BINARIZE))}, got {binarize!r}"
-        )
+    require_choice("binarize", binarize, BINARIZE)
     if binarize == "static":
         require_key(key)  # type: ignore[arg-type]
     elif key is not None:

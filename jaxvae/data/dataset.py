@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
+from jaxvae.checks import require_key
 from jaxvae.data.on_disk import OnDisk
+from jaxvae.data.raw import Arrays
 from jaxvae.data.scan import evenly
 from jaxvae.data.uniform import uniform
-from jaxvae.types import InputError, PRNGKey, require_key
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 BINARIZE: Mapping[str, str] = {
     "none": "no bits are drawn",
@@ -66,7 +68,7 @@ class Dataset:
 
     name: str
     source: str
-    splits: Mapping[str, Mapping[str, np.ndarray]]
+    splits: Mapping[str, Arrays]
     event_shape: tuple[int, ...]
     support: constraints.Constraint
     binarize: str = "none"
@@ -76,7 +78,7 @@ class Dataset:
     dequantize: bool = False
 
     def observe(
-        self, key: PRNGKey | None, x_stored: Shaped[Array | np.ndarray, "*event"]
+        self, key: PRNGKey | None, x_stored: Shaped[AnyArray, "*event"]
     ) -> Float[Array, "*event"]:
         """One stored example as a model sees it: pure, so `vmap` it inside a jitted step.
 
@@ -209,7 +211,7 @@ class Dataset:
         )
 
 
-def observed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def observed(arrays: Arrays) -> np.ndarray:
     """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them.
 
     Of a split on disk `x` itself, whose smallest and largest values are known.
@@ -226,7 +228,7 @@ def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]
     return jax.lax.optimization_barrier(bits)
 
 
-def spread(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+def spread(key: PRNGKey, x: Float[AnyArray, "*event"]) -> Float[Array, "*event"]:
     """Whole numbers below 256, each moved to a uniform draw from its cell (x, x + 1).
 
     `x + (k + 1/2) / 2^15`, k uniform in 0, 1, .., 2^15 - 1: exact in float32, so that no draw is
@@ -235,7 +237,7 @@ def spread(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     Source: Theis, van den Oord and Bethge (2016), "A note on the evaluation of generative models".
     """
     k = jax.random.bits(key, x.shape, jnp.uint16) >> jnp.uint16(1)
-    return x + (k.astype(jnp.float32) + 0.5) / DEQUANTIZE_LEVELS
+    return jnp.asarray(x) + (k.astype(jnp.float32) + 0.5) / DEQUANTIZE_LEVELS
 
 
 def support_name(support: constraints.Constraint) -> str:

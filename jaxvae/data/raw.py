@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 SPLITS = ("train", "valid", "test")
+
+
+Arrays: TypeAlias = Mapping[str, Any]
+"""The fields of one split by name: NumPy arrays, or rows that stay on disk, with their shape and dtype."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Raw:
     name: str
     where: str
     origin: str
-    splits: Mapping[str, Mapping[str, np.ndarray]]
+    splits: Mapping[str, Arrays]
     full_scale: float | None = None
     held_out: int | None = None
     num_classes: int | None = None

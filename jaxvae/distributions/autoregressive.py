@@ -49,6 +49,7 @@ class Conditionals(Protocol):
         ...
 
 
+@runtime_checkable
 class Values(Protocol):
     """What a value is made of, given its numbers: a likelihood of independent values."""
 

@@ -20,7 +20,7 @@ def numpyro_promotion() -> Iterator[None]:
         yield
 
 
-def log_prob(distribution: Distribution, value: Array) -> Float[Array, ""]:
+def log_prob(distribution: Distribution, value: Array) -> Float[Array, "*batch"]:
     """Log-density of one event, nats: -inf outside of the support, see `jaxvae.distributions.support`.
 
     Raises:

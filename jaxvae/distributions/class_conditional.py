@@ -106,6 +106,6 @@ class ClassConditional(dist.Distribution):
         return jnp.concatenate([probs * (1 - probs), of_z], axis=-1)
 
 
-def _chosen(y: Float[Array, "*batch C"], each: Float[Array, "*batch C D"]) -> Array:
+def _chosen(y: Float[Array, "*batch C"], each: Float[Array, "*broadcast C D"]) -> Array:
     """The entry of class y; of probabilities, the mean over classes."""
     return jnp.sum(y[..., None] * jnp.broadcast_to(each, (*y.shape, each.shape[-1])), axis=-2)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
@@ -37,7 +37,7 @@ class ContinuousBernoulli(dist.Distribution):
     support = constraints.unit_interval  # pyright: ignore[reportAssignmentType]
     reparametrized_params = ["logits"]  # noqa: RUF012
 
-    def __init__(self, logits: Float[Array, "*batch"], *, validate_args: bool | None = None):
+    def __init__(self, logits: Real[Array, "*batch"], *, validate_args: bool | None = None):
         self.logits = as_real(logits)
         super().__init__(jnp.shape(logits), (), validate_args=validate_args)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
@@ -64,7 +64,7 @@ class OneHotCategorical(dist.Distribution):
     arg_constraints = {"logits": constraints.less_than(float("inf"))}  # noqa: RUF012 (NumPyro reads it from the class)
     support = constraints.independent(constraints.boolean, 1)  # pyright: ignore[reportAssignmentType]
 
-    def __init__(self, logits: Float[Array, "*batch D C"], *, validate_args: bool | None = None):
+    def __init__(self, logits: Real[Array, "*batch D C"], *, validate_args: bool | None = None):
         if jnp.ndim(logits) < 2:
             raise InputError(
                 "logits: expected [D, C], D variables of C classes, got shape "

@@ -16,7 +16,7 @@ from jaxvae.distributions.discrete import OneHotCategorical
 from jaxvae.types import InputError
 
 
-def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, ""]:
+def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, "*batch"]:
     """KL(q || p) in closed form, summed over the event.
 
     `kl = E_q[log q(z) - log p(z)]`, for two normals (diagonal or full), two Laplaces, a Laplace

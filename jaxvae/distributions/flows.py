@@ -140,7 +140,7 @@ class InverseAutoregressive(Flow):
     def backward(self, y: Float[Array, "D"]) -> Array:
         """The event whose image is y: pass d makes entry d right, whatever it began from."""
 
-        def sharpen(_: int, x: Array) -> Array:
+        def sharpen(_: Array, x: Array) -> Array:
             shift, gate = self._shift_and_gate(x)
             return (y - (1 - gate) * shift) / gate
 

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Real
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import validate_sample
 
+from jaxvae.checks import require_integer
 from jaxvae.distributions.checks import as_real
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 
 class Levels(Constraint):
@@ -26,7 +27,7 @@ class Levels(Constraint):
     def __init__(self, num_levels: int):
         self.num_levels = num_levels
 
-    def __call__(self, x: Float[Array, "..."]) -> Bool[Array, "..."]:
+    def __call__(self, x: Real[Array, "..."]) -> Bool[Array, "..."]:
         """Whether each value is a level."""
         number = jnp.asarray(x, jnp.result_type(float)) * (self.num_levels - 1)
         nearest = jnp.round(number)
@@ -83,8 +84,8 @@ class DiscretizedLogistic(dist.Distribution):
 
     def __init__(
         self,
-        loc: Float[Array, "*batch"],
-        log_scale: Float[Array, "*batch"],
+        loc: Real[Array, "*batch"],
+        log_scale: Real[Array, "*batch"],
         num_levels: int = 256,
         *,
         validate_args: bool | None = None,
@@ -148,9 +149,9 @@ class DiscretizedLogisticMixture(dist.Distribution):
 
     def __init__(
         self,
-        logits: Float[Array, "*batch M"],
-        loc: Float[Array, "*batch M"],
-        log_scale: Float[Array, "*batch M"],
+        logits: Real[Array, "*batch M"],
+        loc: Real[Array, "*batch M"],
+        log_scale: Real[Array, "*batch M"],
         num_levels: int = 256,
         *,
         validate_args: bool | None = None,
@@ -208,9 +209,7 @@ def require_levels(num_levels: int) -> None:
     Raises:
         InputError: it is not.
     """
-    require_positive(num_levels=num_levels)
-    if num_levels < 2:
-        raise InputError(f"num_levels: expected an integer of at least 2, got {num_levels}")
+    require_integer("num_levels", num_levels, at_least=2)
 
 
 def _log_mass(value: Array, loc: Array, log_scale: Array, num_levels: int) -> Array:

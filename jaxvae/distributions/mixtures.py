@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
@@ -44,9 +44,9 @@ class DiagonalNormalMixture(dist.Distribution):
 
     def __init__(
         self,
-        log_weights: Float[Array, "C"],
-        loc: Float[Array, "C D"],
-        scale: Float[Array, "C D"],
+        log_weights: Real[Array, "C"],
+        loc: Real[Array, "C D"],
+        scale: Real[Array, "C D"],
         *,
         validate_args: bool | None = None,
     ):

@@ -17,9 +17,9 @@ MIN_SLOPE = 1e-3
 class Spline(NamedTuple):
     """D splines of K bins between -bound and bound; outside of it they are the identity."""
 
-    x_knots: Float[Array, "D K+1"]
-    y_knots: Float[Array, "D K+1"]
-    slopes: Float[Array, "D K+1"]
+    x_knots: Float[Array, "D knots"]
+    y_knots: Float[Array, "D knots"]
+    slopes: Float[Array, "D knots"]
 
 
 class Bin(NamedTuple):
@@ -33,7 +33,7 @@ class Bin(NamedTuple):
     slope_right: Float[Array, "D"]
 
 
-def make_spline(raw: Float[Array, "D 3K-1"], bound: float) -> Spline:
+def make_spline(raw: Float[Array, "D num_raw"], bound: float) -> Spline:
     """Splines from unconstrained numbers: K widths, K heights and K - 1 inner slopes each.
 
     Zeros make the identity, whose slope at both ends is 1, as that of the tails.
@@ -75,7 +75,7 @@ def inverse(spline: Spline, y: Float[Array, "D"]) -> Float[Array, "D"]:
     return jnp.where(inside, b.left + fraction * b.width, y)
 
 
-def _knots(raw: Float[Array, "D K"], bound: float) -> Float[Array, "D K+1"]:
+def _knots(raw: Float[Array, "D K"], bound: float) -> Float[Array, "D knots"]:
     fractions = MIN_BIN + (1 - MIN_BIN * raw.shape[-1]) * jax.nn.softmax(raw)
     inner = bound * (2 * jnp.cumsum(fractions, axis=-1)[:, :-1] - 1)
     ends = jnp.full((len(raw), 1), bound, raw.dtype)

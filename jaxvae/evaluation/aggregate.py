@@ -10,22 +10,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae.batching import Examples, fold_each, stream_key, unpack
+from jaxvae.batching import Examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_key, require_number, require_positive
 from jaxvae.coupled.info import Kernel, kernel_function
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.evaluation.streams import Constant, hold, is_there, stream, weights_of
+from jaxvae.keys import OfComparison, OfExample, fold_each, stream_key
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import (
-    Batch,
-    InputError,
-    Model,
-    PRNGKey,
-    require_above_zero,
-    require_key,
-    require_positive,
-)
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 NUMBERS = 4_000_000
 """How many densities are held at a time, about."""
@@ -99,7 +93,7 @@ def aggregate_mmd(
     require_positive(num_permutations=num_permutations)
     require_two(xs)
     if bandwidth is not None:
-        require_above_zero(bandwidth=bandwidth)
+        require_number("bandwidth", bandwidth, above=0)
         bandwidth = float(bandwidth)
     there = is_there(xs)
     z, prior = (rows[there] for rows in stream(_pair, model, key, xs, batch_size=batch_size))
@@ -109,7 +103,7 @@ def aggregate_mmd(
             "model: expected one with latents, to be held against the prior, got latent_dim=0"
         )
     points = jnp.concatenate([z, prior])
-    shuffles = fold_each(stream_key(key, 0), jnp.arange(num_permutations))
+    shuffles = fold_each(stream_key(key, OfComparison.PERMUTATIONS), jnp.arange(num_permutations))
     rows, forms = jax.device_get(_forms(points, shuffles, kernel=kernel, bandwidth=bandwidth))
     total, signed = (np.asarray(a, np.float64).sum(axis=0) for a in (rows, forms))
     # Within both samples the kernels sum to (total + signed) / 2, across to (total - signed) / 4.
@@ -122,7 +116,7 @@ def aggregate_mmd(
 def _pair(model: Model, key: PRNGKey, x: Array) -> tuple[Array, Array]:
     q, p = model.posterior(x), model.prior()
     require_latents(q, p)
-    draws = sample(q, jax.random.fold_in(key, 0)), sample(p, stream_key(key, 0))
+    draws = sample(q, jax.random.fold_in(key, 0)), sample(p, stream_key(key, OfExample.PRIOR))
     z, prior = (draw.reshape(-1).astype(jnp.float32) for draw in draws)
     return z, prior
 
@@ -130,7 +124,7 @@ def _pair(model: Model, key: PRNGKey, x: Array) -> tuple[Array, Array]:
 @partial(jax.jit, static_argnames=("kernel", "bandwidth"))
 def _forms(
     points: Float[Array, "M D"], shuffles: Array, *, kernel: Kernel, bandwidth: float | None
-) -> tuple[Float[Array, "M"], Float[Array, "M 1+P"]]:
+) -> tuple[Float[Array, "M"], Float[Array, "M assignments"]]:
     """Row sums of the kernel without its diagonal, and the rows of s' k s of every assignment s.
 
     s is +1 for one sample and -1 for the other; the first is the one observed.

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_key
 from jaxvae.evaluation.chains import Schedule, Settings, Start, anneal, draw, ladder, path, tune
 from jaxvae.evaluation.streams import mean_and_error, stream, weights_of
-from jaxvae.types import Batch, Model, PRNGKey, require_key
+from jaxvae.types import Batch, Model, PRNGKey
 
 
 class AIS(NamedTuple):

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
+from jaxvae.checks import require_choice, require_number, require_positive
 from jaxvae.distributions import ClassConditional, can_score, describe, log_prob, sample
 from jaxvae.evaluation.hmc import Evaluate, Point, transition
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import InputError, Model, PRNGKey, require_positive
+from jaxvae.types import AnyArray, InputError, Model, PRNGKey
 
 Start: TypeAlias = Literal["prior", "posterior"]
 Schedule: TypeAlias = Literal["sigmoid", "linear"]
@@ -42,26 +43,17 @@ class Settings(NamedTuple):
         """
         counts = self.num_chains, self.num_temperatures, self.num_leapfrog
         require_positive(**dict(zip(self._fields, counts, strict=False)))
-        for name, value, known in (
-            ("start", self.start, get_args(Start)),
-            ("schedule", self.schedule, get_args(Schedule)),
-        ):
-            if value not in known:
-                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-        if not 0 < self.target_acceptance < 1:
-            raise InputError(
-                "target_acceptance: expected a probability between 0 and 1, got "
-                f"{self.target_acceptance!r}"
-            )
-        if not 0 < self.step_size < float("inf"):
-            raise InputError(f"step_size: expected a number above 0, got {self.step_size!r}")
+        require_choice("start", self.start, get_args(Start))
+        require_choice("schedule", self.schedule, get_args(Schedule))
+        require_number("target_acceptance", self.target_acceptance, above=0, below=1)
+        require_number("step_size", self.step_size, above=0)
 
     def batch_size(self, given: int | None) -> int:
         """Examples at a time: those given, or so many that there are about 1,000 chains."""
         return max(1, ROWS // self.num_chains) if given is None else given
 
 
-def ladder(schedule: Schedule, num_temperatures: int) -> Float[np.ndarray, "T+1"]:
+def ladder(schedule: Schedule, num_temperatures: int) -> Float[np.ndarray, "{num_temperatures}+1"]:
     """The temperatures t_0 = 0 to t_T = 1, float32.
 
     >>> ladder("linear", 4).tolist()
@@ -123,8 +115,8 @@ def draw(
 def anneal(
     key: PRNGKey,
     points: Point,
-    ts: Float[np.ndarray, "T+1"] | Float[Array, "T+1"],
-    step_sizes: Float[Array, "T-1"],
+    ts: Float[AnyArray, "temperatures"],
+    step_sizes: Float[Array, "moves"],
     evaluate: Evaluate,
     num_leapfrog: int,
 ) -> tuple[Float[Array, "K"], Float[Array, ""]]:
@@ -156,7 +148,7 @@ def anneal(
 
 def tune(
     key: PRNGKey, points: Point, evaluate: Evaluate, settings: Settings
-) -> Float[Array, "T-1"]:
+) -> Float[Array, "{settings.num_temperatures}-1"]:
     """A step size for each transition, from a pilot run of a tenth of the temperatures.
 
     `log step += mean_k acceptance[k] - target` after every transition of K chains; between

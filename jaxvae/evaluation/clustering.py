@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Int, Real
 
+from jaxvae.checks import require_positive
 from jaxvae.evaluation.probes import require_codes, require_label_of_each
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 
 class Clustering(NamedTuple):
@@ -63,7 +64,7 @@ def clustering(assignments: Int[ArrayLike, "N"], labels: Int[ArrayLike, "N"]) ->
 
 
 def kmeans_assignments(
-    codes: Float[ArrayLike, "N D"], num_clusters: int, *, num_starts: int = 10, seed: int = 0
+    codes: Real[ArrayLike, "N D"], num_clusters: int, *, num_starts: int = 10, seed: int = 0
 ) -> Int[np.ndarray, "N"]:
     """The cluster of each code by k-means, scikit-learn's, the best of several starts.
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_key, require_number, require_positive
 from jaxvae.evaluation.streams import Constant, hold
 from jaxvae.inference.families import Diagonal, moments
 from jaxvae.inference.fit_posterior import FitOptions, Start, optimise, require_options
 from jaxvae.inference.refinement import diagonal_elbo
-from jaxvae.types import InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, Model, PRNGKey
 
 
 class Contour(NamedTuple):
@@ -96,8 +97,7 @@ def contour(
         FitOptions("diagonal", num_steps, num_fit_samples, learning_rate, start)
     )
     chosen = _require_coordinates(coordinates, model.prior().event_shape)
-    if not 0 <= margin < float("inf"):
-        raise InputError(f"margin: expected a number of at least 0, got {margin!r}")
+    require_number("margin", margin, at_least=0)
     held = hold(model)
     seen = _fit(key, held, x, options, num_samples)
     path, encoder = (np.asarray(means)[:, chosen] for means in (seen.path, seen.encoder[None]))

@@ -10,7 +10,7 @@ from numpyro.distributions import Distribution, Independent, constraints
 
 from jaxvae.distributions import sample
 from jaxvae.distributions.calls import numpyro_promotion
-from jaxvae.evaluation.streams import key_of_draws, no_draws, stream
+from jaxvae.evaluation.streams import key_of_draws, stream
 from jaxvae.types import Model, PRNGKey
 
 Shown: TypeAlias = Literal["mean", "mode", "draw"]
@@ -24,11 +24,11 @@ def how_shown(model: Model) -> Shown:
     def one(key: PRNGKey) -> None:
         found.append(_how(model.likelihood(sample(model.prior(), key))))
 
-    jax.eval_shape(one, no_draws())
+    jax.eval_shape(one, jax.eval_shape(jax.random.key, 0))
     return found[0]
 
 
-def show(likelihood: Distribution, key: PRNGKey) -> Float[Array, "*event"]:
+def show(likelihood: Distribution, key: PRNGKey | None) -> Float[Array, "*event"]:
     """The mean of p(x|z); of classes the most probable one; a draw where neither is known."""
     match _how(likelihood):
         case "mean":
@@ -37,6 +37,7 @@ def show(likelihood: Distribution, key: PRNGKey) -> Float[Array, "*event"]:
         case "mode":
             logits: Any = likelihood.base_dist.logits  # type: ignore[attr-defined]
             return jnp.argmax(logits, axis=-1).astype(jnp.float32)
+    key = key_of_draws(key, "for the draws that stand for a p(x|z) without a mean")
     return sample(likelihood, key)
 
 
@@ -73,11 +74,9 @@ def likelihood_means(
     Raises:
         InputError: there are no latents, the model needs a label, or a key is needed and not given.
     """
-    if how_shown(model) == "draw":
-        key = key_of_draws(key, "for the draws that stand for a p(x|z) without a mean")
-    shown = stream(_show_at, model, no_draws() if key is None else key, zs, batch_size=batch_size)
+    shown = stream(_show_at, model, key, zs, batch_size=batch_size)
     return np.asarray(shown, np.float32)
 
 
-def _show_at(model: Model, key: PRNGKey, z: Array) -> Array:
+def _show_at(model: Model, key: PRNGKey | None, z: Array) -> Array:
     return show(model.likelihood(z), key)

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxvae.batching import stream_key
 from jaxvae.evaluation.information import Surgery, elbo_surgery
 from jaxvae.evaluation.latents import ActiveUnits, active_units, kl_per_latent
 from jaxvae.evaluation.reliance import Reliance, reliance_on_latents
+from jaxvae.keys import OfEvaluation, stream_key
 from jaxvae.types import Batch, InputError, PRNGKey
 
 SHARE = 0.1
@@ -77,7 +77,7 @@ def diagnose(
         model,
         xs,
         num_samples=moment_samples,
-        key=stream_key(key, 0),
+        key=stream_key(key, OfEvaluation.MOMENTS),
         batch_size=batch_size,
     )
     try:

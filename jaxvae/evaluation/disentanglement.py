@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from jaxvae.evaluation.factors import (
     NUM_BINS,
@@ -101,7 +101,7 @@ def disentanglement(
 
 
 def mig(
-    codes: Float[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
+    codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
     """Mutual information gap: by how much the best latent of a factor beats the second best.
 
@@ -133,7 +133,7 @@ def mig(
 
 
 def sap(
-    codes: Float[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
+    codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
     """Separated attribute predictability: the gap of accuracy between a factor's two best latents.
 
@@ -165,7 +165,7 @@ def sap(
 
 
 def modularity(
-    codes: Float[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
+    codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
     """How far each latent tells of one factor alone.
 
@@ -198,7 +198,7 @@ def modularity(
     return float(np.sum(1 - others) / len(best))
 
 
-def dci(codes: Float[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"]) -> DCI:
+def dci(codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"]) -> DCI:
     """Disentanglement, completeness, informativeness: which latents a predictor of each factor uses.
 
     With importances R, `disentanglement = sum_d rho[d] (1 - H_F(R[d] / sum_f R[d, f]))`, H_F the

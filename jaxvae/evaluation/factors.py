@@ -4,16 +4,17 @@ from collections.abc import Callable
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
+from jaxvae.checks import require_positive
 from jaxvae.evaluation.probes import require_codes
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 NUM_BINS = 20  # of each latent, as Locatello et al. (2019)
 
 
 def factor_information(
-    codes: Float[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
+    codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> Float[np.ndarray, "D F"]:
     """Mutual information of each latent, cut into equal-width bins, and each factor, nats.
 
@@ -39,7 +40,7 @@ def factor_information(
 
 
 def require_factors(
-    codes: Float[ArrayLike, "N D"],
+    codes: Real[ArrayLike, "N D"],
     factors: Int[ArrayLike, "N F"],
     *,
     latents: int = 1,

@@ -12,6 +12,7 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions import log_prob, sample_with_log_prob
 from jaxvae.evaluation.streams import mean_and_error, stream, weights_of
 from jaxvae.inference.families import FamilyName, family_of, require_family
@@ -24,7 +25,7 @@ from jaxvae.inference.fit_posterior import (
     require_options,
 )
 from jaxvae.sampling import log_likelihood, over_samples
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 LogEvidence: TypeAlias = Literal["iwae", "exact"] | Float[np.ndarray, "N"]
 
@@ -171,7 +172,7 @@ def gaps(
     known = _require_log_evidence(log_evidence, len(unpack(xs).x))
     source = known if isinstance(known, str) else "given"
     if source == "exact":
-        known = stream(_exact_evidence, model, key, xs, batch_size=batch_size)
+        known = stream(_exact_evidence, model, None, xs, batch_size=batch_size)
     encoder, *best, evidence = stream(
         _bounds,
         model,
@@ -258,7 +259,7 @@ def _mixture_evidence(
     return peak + jnp.log(jnp.mean(w)), error_of_mean(w) / jnp.mean(w)
 
 
-def _exact_evidence(model: Any, _: PRNGKey, x: Array) -> Array:
+def _exact_evidence(model: Any, _: None, x: Array) -> Array:
     known = getattr(model, "log_evidence", None)
     if known is None:
         raise InputError(
@@ -291,10 +292,8 @@ def _require_families(families: Sequence[FamilyName]) -> tuple[FamilyName, ...]:
 
 def _require_log_evidence(given: LogEvidence, size: int) -> str | Float[np.ndarray, "N"]:
     if isinstance(given, str):
-        if given not in ("iwae", "exact"):
-            raise InputError(
-                f'log_evidence: expected "iwae", "exact" or one number an example, got {given!r}'
-            )
+        known, numbers = ("iwae", "exact"), ", or one number an example"
+        require_choice("log_evidence", given, known, or_else=numbers)
         return given
     values = np.asarray(given, np.float64)
     if values.shape != (size,) or not np.all(np.isfinite(values)):

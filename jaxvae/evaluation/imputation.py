@@ -8,17 +8,16 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from jaxvae.batching import stream_key, unpack
+from jaxvae.batching import unpack
 from jaxvae.binding import Observed
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.evaluation.streams import stream
+from jaxvae.keys import OfImputation, stream_key
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
-
-CHOICES, VALUES = 0, 1
-"""Streams of an example's key apart from its K latents: which of them are kept, and x given those."""
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class Imputation(NamedTuple):
@@ -119,7 +118,7 @@ def _impute(
     q, p, decode = model.posterior(x), model.prior(), model.model.likelihood
     require_latents(q, p)
     draws = jnp.arange(num_draws)
-    choices, values = (stream_key(key, name) for name in (CHOICES, VALUES))
+    choices, values = (stream_key(key, s) for s in (OfImputation.LATENT, OfImputation.VALUES))
 
     def one(k: Array) -> tuple[Array, ...]:
         z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))

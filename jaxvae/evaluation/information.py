@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.evaluation.aggregate import Draws, log_aggregate, posterior_draws, require_two
 from jaxvae.evaluation.streams import mean_and_error, weights_of
-from jaxvae.types import Batch, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import Batch, Model, PRNGKey
 
 Weight: TypeAlias = Float[np.ndarray, "N"] | None
 
@@ -39,7 +40,7 @@ class MutualInformation(NamedTuple):
     @property
     def near_ceiling(self) -> bool:
         """Whether it is above 90 % of log N, where it says little."""
-        return self.mean[0] > NEAR * self.ceiling
+        return bool(self.mean[0] > NEAR * self.ceiling)
 
     def __str__(self) -> str:
         (mean, error), size = self.mean, len(self.each)

@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxvae.binding import require_labels
-from jaxvae.evaluation.streams import is_there, no_draws, stream
+from jaxvae.evaluation.streams import is_there, stream
 from jaxvae.types import (
     Batch,
     InputError,
-    PRNGKey,
 )
 
 
@@ -46,7 +45,7 @@ def classification(
             "model: expected one with label_posterior, such as models.ssvae, got "
             f"{type(model).__name__}"
         )
-    logits = stream(_label_logits, model, no_draws(), xs, batch_size=batch_size)
+    logits = stream(_label_logits, model, None, xs, batch_size=batch_size)
     classes = logits.shape[-1]
     labels = require_labels(labels, classes)
     if len(labels) != len(logits):
@@ -60,5 +59,5 @@ def classification(
     return Classification(accuracy, error, confusion)
 
 
-def _label_logits(model: Any, _: PRNGKey, x: Array) -> Array:
+def _label_logits(model: Any, _: None, x: Array) -> Array:
     return model.label_posterior(x).logits

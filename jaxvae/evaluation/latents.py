@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import (
     Chain,
     describe,
@@ -18,20 +19,12 @@ from jaxvae.evaluation.streams import (
     key_of_draws,
     mean_and_error,
     mean_of_rows,
-    no_draws,
     stream,
     there,
     weights_of,
 )
 from jaxvae.sampling import kl_each
-from jaxvae.types import (
-    Batch,
-    InputError,
-    Model,
-    PRNGKey,
-    require_key,
-    require_positive,
-)
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class ActiveUnits(NamedTuple):
@@ -110,7 +103,7 @@ def posterior_moments(
         InputError: there is no closed form and `num_samples` is not given, or it is given without a key.
     """
     if num_samples is None:
-        return Moments(*stream(_moments, model, no_draws(), xs, batch_size=batch_size))
+        return Moments(*stream(_moments, model, None, xs, batch_size=batch_size))
     require_positive(num_samples=num_samples)
     key = key_of_draws(key, f"for the draws of num_samples={num_samples}")
     moments = stream(
@@ -119,7 +112,7 @@ def posterior_moments(
     return Moments(*moments)
 
 
-def _moments(model: Model, _: PRNGKey, x: Array) -> tuple[Array, Array]:
+def _moments(model: Model, _: None, x: Array) -> tuple[Array, Array]:
     q = model.posterior(x)
     require_one_event(q, "model.posterior(x)")
     try:
@@ -147,11 +140,11 @@ def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np
     Raises:
         InputError: posterior or prior does not factorise over latents, or there is no closed form.
     """
-    kl = stream(_kl_each, model, no_draws(), xs, batch_size=batch_size)
+    kl = stream(_kl_each, model, None, xs, batch_size=batch_size)
     return mean_of_rows(kl, weights_of(xs))
 
 
-def _kl_each(model: Model, _: PRNGKey, x: Array) -> Array:
+def _kl_each(model: Model, _: None, x: Array) -> Array:
     return kl_each(model.posterior(x), model.prior())
 
 

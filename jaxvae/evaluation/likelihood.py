@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvae import objectives
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import (
     log_prob,
     sample_with_log_prob,
@@ -17,15 +18,7 @@ from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import (
-    Batch,
-    Model,
-    Objective,
-    PRNGKey,
-    Terms,
-    require_key,
-    require_positive,
-)
+from jaxvae.types import Batch, Model, Objective, PRNGKey, Terms
 
 UNKNOWN = -jnp.inf
 """On the device, in the place of the NaN of an error or of a k-hat."""
@@ -69,7 +62,7 @@ class _Sums(NamedTuple):
     peak: Float[Array, ""]
     first: Float[Array, ""]
     second: Float[Array, ""]
-    largest: Float[Array, "M+1"]
+    largest: Float[Array, "tail"]
 
     @staticmethod
     def of_none(num_samples: int) -> "_Sums":

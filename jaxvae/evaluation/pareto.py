@@ -52,7 +52,9 @@ def pareto_k(log_w: Float[Array, "K"]) -> Float[Array, ""]:
     return pareto_k_of_tail(largest)
 
 
-def pareto_k_of_tail(largest: Float[Array, "M+1"], *, unknown: float = jnp.nan) -> Float[Array, ""]:
+def pareto_k_of_tail(
+    largest: Float[Array, "tail"], *, unknown: float = jnp.nan
+) -> Float[Array, ""]:
     """Pareto k-hat from the largest M + 1 log-weights in falling order, the last being the threshold u.
 
     `unknown` stands where there is none.

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
-from jaxvae.batching import stream_key, unpack
+from jaxvae.batching import unpack
+from jaxvae.checks import require_positive
 from jaxvae.evaluation.latents import posterior_moments
 from jaxvae.evaluation.streams import is_there
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
+from jaxvae.keys import OfEvaluation, stream_key
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class Probe(NamedTuple):
@@ -68,12 +70,12 @@ def probes(
     """
     x, label = zip(_examples("train", train), _examples("test", test), strict=True)
     means = []
-    for stream, batch in enumerate((train, test)):
+    for i, batch in enumerate((train, test)):
         moments = posterior_moments(
             model,
             batch,
             num_samples=num_samples,
-            key=None if key is None else stream_key(key, stream),
+            key=None if key is None else stream_key(key, OfEvaluation.MOMENTS, i),
             batch_size=batch_size,
         )
         means.append(moments.mean[is_there(batch)])
@@ -86,9 +88,9 @@ def probes(
 
 
 def linear_probe(
-    train_codes: Float[ArrayLike, "N D"],
+    train_codes: Real[ArrayLike, "N D"],
     train_labels: Int[ArrayLike, "N"],
-    test_codes: Float[ArrayLike, "M D"],
+    test_codes: Real[ArrayLike, "M D"],
     test_labels: Int[ArrayLike, "M"],
 ) -> Probe:
     """Multinomial logistic regression on standardised codes.
@@ -121,9 +123,9 @@ def linear_probe(
 
 
 def knn_probe(
-    train_codes: Float[ArrayLike, "N D"],
+    train_codes: Real[ArrayLike, "N D"],
     train_labels: Int[ArrayLike, "N"],
-    test_codes: Float[ArrayLike, "M D"],
+    test_codes: Real[ArrayLike, "M D"],
     test_labels: Int[ArrayLike, "M"],
     *,
     num_neighbours: int = 5,

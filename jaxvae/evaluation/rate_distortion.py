@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions import analytic_kl, log_prob, sample_with_log_prob
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 ERRORS = 3
 """How many standard errors a fault must exceed."""
@@ -41,7 +42,7 @@ class RateDistortion(NamedTuple):
     """Which model that best one is, [M]."""
 
     @property
-    def slope(self) -> Float[np.ndarray, "M-1"]:
+    def slope(self) -> Float[np.ndarray, "{self.beta.size}-1"]:
         """From each point to the next, `dD / dR`; on the frontier between minus the two betas."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.diff(self.distortion) / np.diff(self.rate)
@@ -123,8 +124,7 @@ def rate_distortion_curve(
     """
     require_key(key)
     require_positive(num_samples=num_samples)
-    if kl not in ("analytic", "monte_carlo"):
-        raise InputError(f'kl: expected "analytic" or "monte_carlo", got {kl!r}')
+    require_choice("kl", kl, ("analytic", "monte_carlo"))
     models = sorted(models, key=lambda pair: pair[0])
     beta = np.array([pair[0] for pair in models], np.float64)
     if len(beta) < 2 or not np.all(np.diff(beta) > 0) or not np.all((beta >= 0) & (beta < np.inf)):

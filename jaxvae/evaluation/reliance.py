@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import (
     analytic_kl,
@@ -20,13 +21,7 @@ from jaxvae.distributions import (
 from jaxvae.evaluation.streams import Constant, hold, mean_and_error, there, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import (
-    Batch,
-    InputError,
-    PRNGKey,
-    require_key,
-    require_positive,
-)
+from jaxvae.types import Batch, InputError, PRNGKey
 
 
 class Reliance(NamedTuple):
@@ -97,8 +92,7 @@ def reliance_on_latents(
     """
     require_key(key)
     require_positive(num_samples=num_samples, batch_size=batch_size)
-    if kl not in ("analytic", "monte_carlo"):
-        raise InputError(f'kl: expected "analytic" or "monte_carlo", got {kl!r}')
+    require_choice("kl", kl, ("analytic", "monte_carlo"))
     examples = unpack(xs)
     held, weight = hold(model), weights_of(xs)
     after = next_there(len(examples.x), weight)

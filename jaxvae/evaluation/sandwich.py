@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvae.binding import bind
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import describe, sample
 from jaxvae.evaluation.annealing import AIS, summary
 from jaxvae.evaluation.chains import Schedule, Settings, Start, anneal, draw, ladder, path, tune
 from jaxvae.evaluation.hmc import Point
 from jaxvae.evaluation.streams import mean_and_error, stream
-from jaxvae.types import InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, Model, PRNGKey
 
 
 class BDMC(NamedTuple):

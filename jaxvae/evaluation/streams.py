@@ -10,22 +10,12 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from jaxvae.batching import Examples, deal_out, fold_each, layout_of, on_each, shares, unpack
+from jaxvae.batching import Examples, deal_out, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_key, require_positive
 from jaxvae.compiling import jit_quickly
-from jaxvae.types import (
-    Batch,
-    InputError,
-    Model,
-    PRNGKey,
-    require_key,
-    require_positive,
-)
-
-
-def no_draws() -> PRNGKey:
-    """The key of functions that draw nothing."""
-    return jax.random.key(0)
+from jaxvae.keys import fold_each
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
@@ -103,7 +93,7 @@ def weights_of(xs: Batch) -> Float[np.ndarray, "N"] | None:
 def stream(
     function: Callable[..., Any],
     model: Model,
-    key: PRNGKey,
+    key: PRNGKey | None,
     xs: Batch,
     *,
     batch_size: int,
@@ -112,6 +102,7 @@ def stream(
 ) -> Any:
     """`function(model, fold_in(key, index[i]), xs[i], **options)` of every row i, whatever its weight, as NumPy arrays.
 
+    A function that draws nothing is called with None where no key is given.
     `index` is the batch's own entry, as in training; without it the rows count from 0.
     A batch is a dispatch. The same function and options are compiled once for all calls (for each, of a model that
     is no pytree). Of rows that
@@ -167,18 +158,19 @@ def _batch(
     options: tuple[tuple[str, Any], ...],
     layout: NamedSharding | None,
     held: Model | Constant,
-    key: PRNGKey,
+    key: PRNGKey | None,
     examples: Examples,
     index: Array,
 ) -> Any:
-    def local(first: Any, examples: Examples, held: Any, key: PRNGKey, index: Array) -> Any:
+    def local(first: Any, examples: Examples, held: Any, key: PRNGKey | None, index: Array) -> Any:
         del first  # a row's key is of its index in the whole
         model = held.model if isinstance(held, Constant) else held
 
-        def one(key: PRNGKey, row: Examples) -> Any:
+        def one(key: PRNGKey | None, row: Examples) -> Any:
             return function(bind(model, row.label, row.mask), key, row.x, **dict(options))
 
         rows = jax.tree.map(lambda column: column[index], examples)
-        return jax.vmap(one)(fold_each(key, rows.index), rows)
+        keys = None if key is None else fold_each(key, rows.index)
+        return jax.vmap(one)(keys, rows)
 
     return on_each(local, layout, examples, held, key, index)

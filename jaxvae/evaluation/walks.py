@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvae.batching import stream_key
+from jaxvae.checks import require_choice, require_integer
 from jaxvae.evaluation.decoding import likelihood_means
 from jaxvae.evaluation.latents import posterior_moments
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
+from jaxvae.keys import OfEvaluation, stream_key
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 Walk: TypeAlias = Literal["linear", "spherical"]
 """A straight line, or the arc of equal angles."""
@@ -89,11 +90,8 @@ def path(
 
     Source: Shoemake (1985), "Animating rotation with quaternion curves"; White (2016).
     """
-    require_positive(num=num)
-    if num < 2:
-        raise InputError(f"num: expected 2 points or more, the two ends among them, got {num}")
-    if kind not in get_args(Walk):
-        raise InputError(f'kind: expected "linear" or "spherical", got {kind!r}')
+    require_integer("num", num, at_least=2, or_else=", the two ends among them")
+    require_choice("kind", kind, get_args(Walk))
     a, b = (np.asarray(z, np.float64)[:, None] for z in (a, b))
     t = np.linspace(0, 1, num).reshape(1, num, *[1] * (a.ndim - 2))
     line = (1 - t) * a + t * b
@@ -153,9 +151,11 @@ def _means_of_each(
     model: Any, batches: Sequence[Batch], num_samples: int | None, key: PRNGKey | None
 ) -> list[Float[np.ndarray, "N D"]]:
     """Posterior means of each batch, whose draws have streams of their own."""
-    streams = [None if key is None else stream_key(key, i) for i in range(len(batches))]
-    pairs = zip(batches, streams, strict=True)
-    return [_means(model, x, num_samples, stream) for x, stream in pairs]
+
+    def key_of(number: int) -> PRNGKey | None:
+        return None if key is None else stream_key(key, OfEvaluation.MOMENTS, number)
+
+    return [_means(model, x, num_samples, key_of(i)) for i, x in enumerate(batches)]
 
 
 def _means(

@@ -18,8 +18,9 @@ from typing import TypeVar
 
 import jax
 
+from jaxvae.checks import require_positive
 from jaxvae.hosts.star import Star, difference, meet
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 T = TypeVar("T")
 

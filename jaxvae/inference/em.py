@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_number, require_positive
 from jaxvae.inference.steps import MStep, free_energies, make_update, start_optimizer
-from jaxvae.types import InputError, Model, require_positive
+from jaxvae.types import AnyArray, InputError, Model
 
 M = TypeVar("M", bound=Model)
 
@@ -35,11 +36,11 @@ class EMRecord(NamedTuple):
 
 def em(
     model: M,
-    xs: Float[Array, "N *event"],
+    xs: Float[AnyArray, "N *event"],
     *,
     num_steps: int = 100,
     tolerance: float | None = 1e-6,
-    weights: Float[Array, "N"] | None = None,
+    weights: Float[AnyArray, "N"] | None = None,
     m_step: MStep | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int | None = None,
@@ -91,8 +92,8 @@ def em(
     xs = jnp.asarray(xs, jnp.float32)
     weights = _weights(xs, weights)
     total = float(jnp.sum(weights))
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise InputError(f"tolerance: expected None or a number of at least 0, got {tolerance!r}")
+    if tolerance is not None:
+        require_number("tolerance", tolerance, at_least=0, or_else=", or None for all of the steps")
     step = _make_step(model, m_step=m_step, optimizer=optimizer, num_updates=num_updates)
     opt_state, history = start_optimizer(model, optimizer), []
     for count in range(1, num_steps + 1):
@@ -162,7 +163,7 @@ def _checked(step: int, sums: dict[str, float]) -> EMRecord:
     return record
 
 
-def _weights(xs: Array, weights: Array | None) -> Float[Array, "N"]:
+def _weights(xs: Array, weights: AnyArray | None) -> Float[Array, "N"]:
     if xs.ndim < 2 or xs.shape[0] == 0:
         raise InputError(f"xs: expected [N, *event] with N >= 1, got shape {xs.shape}")
     if not bool(jnp.all(jnp.isfinite(xs))):

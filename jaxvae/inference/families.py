@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.transforms import LowerCholeskyAffine
 
+from jaxvae.checks import require_choice
 from jaxvae.distributions import SplineCoupling, describe, sample
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.models.conditioners import ContextMLP
@@ -149,8 +150,7 @@ def require_family(name: Any) -> None:
     Raises:
         InputError: it is not one of `FamilyName`.
     """
-    if name not in get_args(FamilyName):
-        raise InputError(f"family: expected one of {', '.join(get_args(FamilyName))}, got {name!r}")
+    require_choice("family", name, get_args(FamilyName))
 
 
 def require_real_latent(p: Distribution) -> None:

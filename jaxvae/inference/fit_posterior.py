@@ -14,6 +14,7 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_choice, require_key, require_number, require_positive
 from jaxvae.distributions import log_prob, require_one_event, sample_with_log_prob
 from jaxvae.inference.families import (
     Family,
@@ -26,7 +27,7 @@ from jaxvae.inference.families import (
     slowed,
 )
 from jaxvae.sampling import log_likelihood, over_samples, require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import Batch, Model, PRNGKey
 
 Start: TypeAlias = Literal["encoder", "prior"]
 
@@ -287,21 +288,6 @@ def require_options(options: FitOptions) -> FitOptions:
     """
     require_family(options.family)
     require_positive(num_steps=options.num_steps, num_samples=options.num_samples)
-    require_rate("learning_rate", options.learning_rate)
-    if options.start not in ("encoder", "prior"):
-        raise InputError(f'start: expected "encoder" or "prior", got {options.start!r}')
+    require_number("learning_rate", options.learning_rate, above=0)
+    require_choice("start", options.start, ("encoder", "prior"))
     return options
-
-
-def require_rate(name: str, value: float) -> None:
-    """Refuse what is no positive number.
-
-    Raises:
-        InputError: it is none.
-    """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 < value < float("inf")
-    ):
-        raise InputError(f"{name}: expected a positive number, got {value!r}")

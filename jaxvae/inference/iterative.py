@@ -10,12 +10,13 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxvae import objectives
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.inference.families import Diagonal, require_real_latent
 from jaxvae.inference.fit_posterior import Start
 from jaxvae.inference.refinement import WithPosterior, diagonal_elbo, encoded
 from jaxvae.networks import MLP, Activation
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key, require_positive
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 Over: TypeAlias = Literal["mean", "sum", "last"]
 
@@ -149,8 +150,7 @@ def iterative(
         raise InputError(
             f"num_samples: expected an even number, pairs of opposites, got {num_samples}"
         )
-    if start not in ("encoder", "prior"):
-        raise InputError(f'start: expected "encoder" or "prior", got {start!r}')
+    require_choice("start", start, ("encoder", "prior"))
     if not isinstance(model, nnx.Module):
         raise InputError(f"model: expected a flax.nnx.Module, got {type(model).__name__}")
     require_real_latent(model.prior())
@@ -199,8 +199,7 @@ def iterative_elbo(
         raise InputError(
             f"model: expected one from jv.inference.iterative, got {type(model).__name__}"
         )
-    if over not in ("mean", "sum", "last"):
-        raise InputError(f'over: expected "mean", "sum" or "last", got {over!r}')
+    require_choice("over", over, ("mean", "sum", "last"))
     if over == "last":
         return objective(key, model, x)  # pyright: ignore[reportReturnType]
     after = jax.tree.map(lambda rows: rows[1:], model.parameters(x))

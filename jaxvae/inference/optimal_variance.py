@@ -8,10 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxvae.batching import map_examples
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import require_event, sample
 from jaxvae.models.likelihoods import Gaussian
 from jaxvae.models.likelihoods.base import VARIANCE_FLOOR
-from jaxvae.types import InputError, Model, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, Model, PRNGKey
 
 M = TypeVar("M", bound=Model)
 

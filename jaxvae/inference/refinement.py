@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxvae import objectives
+from jaxvae.checks import require_choice, require_key, require_number, require_positive
 from jaxvae.distributions import describe, log_prob
 from jaxvae.inference.families import Diagonal, family_of, require_real_latent
-from jaxvae.inference.fit_posterior import require_rate
 from jaxvae.sampling import log_likelihood, require_latents
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key, require_positive
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 Metric: TypeAlias = Literal["euclidean", "natural"]
 Through: TypeAlias = Literal["all", "first_order"]
@@ -215,10 +215,7 @@ def _require_steps(
     through: Any,
 ) -> None:
     require_positive(num_refinements=num_refinements, num_samples=num_samples)
-    require_rate("step_size", step_size)
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum: expected a number from 0 to below 1, got {momentum!r}")
-    if metric not in ("euclidean", "natural"):
-        raise InputError(f'metric: expected "euclidean" or "natural", got {metric!r}')
-    if through not in ("all", "first_order"):
-        raise InputError(f'through: expected "all" or "first_order", got {through!r}')
+    require_number("step_size", step_size, above=0)
+    require_number("momentum", momentum, at_least=0, below=1)
+    require_choice("metric", metric, ("euclidean", "natural"))
+    require_choice("through", through, ("all", "first_order"))

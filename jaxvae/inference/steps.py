@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from jaxvae.checks import require_positive
 from jaxvae.inference.free_energy import Solvable, free_energy
-from jaxvae.types import InputError, Model, Terms, require_positive
+from jaxvae.types import InputError, Model, Terms
 
 MStep: TypeAlias = Callable[[Any, Distribution, Array, Array], Any]
 """`(model, qs, xs, weights) -> model`: `qs` is a distribution with a leading axis N in its arrays."""

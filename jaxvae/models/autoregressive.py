@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_integer, require_key, require_positive
 from jaxvae.distributions import Autoregressive, describe
 from jaxvae.distributions.autoregressive import Conditionals
 from jaxvae.models.likelihoods import (
@@ -22,7 +23,7 @@ from jaxvae.models.likelihoods import (
 from jaxvae.models.posteriors import Diagonal
 from jaxvae.models.vae import VAE
 from jaxvae.networks import GRU, MLP, Activation, Initializer, MarkovMLP, MaskedMLP
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 DecoderName: TypeAlias = Literal["made", "recurrent", "markov"]
 
@@ -171,15 +172,9 @@ def _reversed(hidden: Sequence[int]) -> Sequence[int]:
 def _require_options(
     latent_dim: int, decoder: DecoderName, order: int | None, activation: Activation, size: int
 ) -> None:
-    if type(latent_dim) is not int or latent_dim < 0:
-        raise InputError(
-            "latent_dim: expected an integer of at least 0, which is p(x) without latents, got "
-            f"{latent_dim!r}"
-        )
-    if decoder not in get_args(DecoderName):
-        raise InputError(
-            f"decoder: expected one of {', '.join(get_args(DecoderName))}, got {decoder!r}"
-        )
+    without = ", which is p(x) without latents"
+    require_integer("latent_dim", latent_dim, at_least=0, or_else=without)
+    require_choice("decoder", decoder, get_args(DecoderName))
     if decoder == "recurrent" and latent_dim == 0 and activation != "tanh":
         raise InputError(
             f'activation: has no effect with decoder="recurrent" and latent_dim=0, got '

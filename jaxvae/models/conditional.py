@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxvae.binding import one_hot, require_class, require_labels
+from jaxvae.checks import require_integer, require_key, require_positive
 from jaxvae.models.likelihoods import (
     Likelihood,
     LikelihoodName,
@@ -20,11 +21,9 @@ from jaxvae.models.likelihoods import (
 )
 from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
 from jaxvae.networks import Activation, DenseName, Initializer, dense_network
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import Label, PRNGKey
 
 __all__ = ["ConditionalVAE", "GivenClass", "conditional_vae", "require_labels"]
-
-Label: TypeAlias = int | Int[Array, ""]
 
 
 class ConditionalVAE(nnx.Module):
@@ -97,7 +96,7 @@ class GivenClass(NamedTuple):
         params = model.decoder(self._with_class(z))
         return model.output(params.reshape(model.output.num_params, *model.event_shape))
 
-    def _with_class(self, values: Array) -> Float[Array, "N+C"]:
+    def _with_class(self, values: Array) -> Float[Array, "inputs"]:
         y = one_hot(self.y, self.model.num_classes, values.dtype)
         return jnp.concatenate([values.reshape(-1), y])
 
@@ -154,7 +153,7 @@ def conditional_vae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    _require_num_classes(num_classes)
+    require_integer("num_classes", num_classes, at_least=2)
     output = make_likelihood(likelihood)
     features = math.prod(feature_shape(output, shape))
     rngs = nnx.Rngs(key)
@@ -172,8 +171,3 @@ def conditional_vae(
         event_shape=shape,
         family=family,
     )
-
-
-def _require_num_classes(num_classes: int) -> None:
-    if type(num_classes) is not int or num_classes < 2:
-        raise InputError(f"num_classes: expected an integer of at least 2, got {num_classes!r}")

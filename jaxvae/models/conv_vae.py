@@ -5,6 +5,7 @@ from functools import partial
 
 from flax import nnx
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.models.likelihoods import (
     Likelihood,
     LikelihoodName,
@@ -23,7 +24,7 @@ from jaxvae.networks import (
 )
 from jaxvae.networks.convolutional import image_shape, level_sizes
 from jaxvae.networks.dense import require_widths
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 
 def conv_vae(

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxvae.binding import one_hot, require_class
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions import NegativeBinomial, PoissonLogRate, ZeroInflated
 from jaxvae.models.likelihoods import require_event_shape, variance_of
 from jaxvae.networks import MLP, Activation, Initializer
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, Label, PRNGKey
 
 CountLikelihood: TypeAlias = Literal[
     "negative_binomial", "poisson", "zero_inflated_negative_binomial"
@@ -57,7 +58,7 @@ class CountVAE(nnx.Module):
         """q(z, l|x)."""
         return self.posterior_given(None, x)
 
-    def likelihood(self, z: Float[Array, "D+1"]) -> dist.Distribution:
+    def likelihood(self, z: Float[Array, "latent"]) -> dist.Distribution:
         """p(x|z, l)."""
         return self.likelihood_given(None, z)
 
@@ -74,7 +75,7 @@ class CountVAE(nnx.Module):
         mean = mean.at[-1].add(jnp.log1p(jnp.sum(x)))
         return dist.Normal(mean, jnp.sqrt(variance_of(raw))).to_event(1)
 
-    def likelihood_given(self, batch: Array | None, z: Float[Array, "D+1"]) -> dist.Distribution:
+    def likelihood_given(self, batch: Array | None, z: Float[Array, "latent"]) -> dist.Distribution:
         """p(x|z, l, batch)."""
         params = self.decoder(_join(z[:-1], batch)).reshape(_PARAMS[self.likelihood_name], -1)
         log_mean = z[-1] + jax.nn.log_softmax(params[0])
@@ -92,7 +93,7 @@ class BatchCountVAE(nnx.Module):
     def __init__(self, model: CountVAE, num_classes: int):
         self.model, self.num_classes = model, num_classes
 
-    def given(self, y: Int[Array, ""] | int) -> "GivenBatch":
+    def given(self, y: Label) -> "GivenBatch":
         """The plain model of batch y.
 
         Raises:
@@ -116,7 +117,7 @@ class GivenBatch(NamedTuple):
         """q(z, l|x, batch)."""
         return self.model.posterior_given(self.batch, x)
 
-    def likelihood(self, z: Float[Array, "D+1"]) -> dist.Distribution:
+    def likelihood(self, z: Float[Array, "latent"]) -> dist.Distribution:
         """p(x|z, l, batch)."""
         return self.model.likelihood_given(self.batch, z)
 
@@ -175,9 +176,7 @@ def count_vae(
         raise InputError(
             f"event_shape: expected (genes,), one axis, got {shape}; flatten the counts"
         )
-    if likelihood not in get_args(CountLikelihood):
-        expected = ", ".join(get_args(CountLikelihood))
-        raise InputError(f"likelihood: expected one of {expected}, got {likelihood!r}")
+    require_choice("likelihood", likelihood, get_args(CountLikelihood))
     if num_batches is not None:
         require_positive(num_batches=num_batches)
     (genes,), extra = shape, num_batches or 0

@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from jaxvae.checks import require_positive
 from jaxvae.models.linear import (
     LinearModel,
     flat,
@@ -20,7 +21,7 @@ from jaxvae.models.linear import (
     require_variance,
     weighted_moments,
 )
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 
 class LinearGaussian(LinearModel):
@@ -76,8 +77,8 @@ class LinearGaussian(LinearModel):
     def m_step(
         self,
         qs: Distribution,
-        xs: Float[Array, "N *event"],
-        weights: Float[Array, "N"] | None = None,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The decoder that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`, and its best encoder.
 
@@ -111,7 +112,10 @@ class LinearGaussian(LinearModel):
         return new.with_optimal_encoder()
 
     def initialized(
-        self, key: PRNGKey, xs: Float[Array, "N *event"], weights: Float[Array, "N"] | None = None
+        self,
+        key: PRNGKey,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The model at the scale of the data, see `LinearModel.initialized`, with its best encoder."""
         return super().initialized(key, xs, weights).with_optimal_encoder()
@@ -230,7 +234,7 @@ def factor_analysis(
 
 
 def fit_ppca(
-    xs: Float[Array, "N *event"], latent_dim: int, *, variance: float | None = None
+    xs: Float[AnyArray, "N *event"], latent_dim: int, *, variance: float | None = None
 ) -> LinearGaussian:
     """The `ppca` of the highest likelihood, in closed form, its encoder exact.
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.models.likelihoods import Likelihood, LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.models.priors import FlowName, FlowPrior, prior_rngs, require_real_latents
 from jaxvae.models.vae import VAE, vae
 from jaxvae.networks import Activation, DenseName, Initializer
-from jaxvae.types import PRNGKey, require_key, require_positive
+from jaxvae.types import PRNGKey
 
 
 def flow_prior_vae(

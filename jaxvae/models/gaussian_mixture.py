@@ -12,11 +12,12 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions import OneHotCategorical
 from jaxvae.models.kmeans import kmeans
 from jaxvae.models.likelihoods import require_event_shape
 from jaxvae.models.linear import NOISE_FLOOR, flat, flat_rows, full_precision, weighted_moments
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import AnyArray, PRNGKey
 
 Covariance: TypeAlias = Literal["full", "diagonal", "spherical"]
 
@@ -61,9 +62,7 @@ class GaussianMixture(nnx.Module):
     ):
         require_key(key)
         require_positive(num_components=num_components)
-        if covariance not in get_args(Covariance):
-            expected = ", ".join(f'"{name}"' for name in get_args(Covariance))
-            raise InputError(f"covariance: expected one of {expected}, got {covariance!r}")
+        require_choice("covariance", covariance, get_args(Covariance))
         self.event_shape = require_event_shape(event_shape)
         self.num_components, self.covariance = num_components, covariance
         shape = (num_components, math.prod(self.event_shape))
@@ -109,8 +108,8 @@ class GaussianMixture(nnx.Module):
     def m_step(
         self,
         qs: Distribution,
-        xs: Float[Array, "N *event"],
-        weights: Float[Array, "N"] | None = None,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The mixture that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`.
 
@@ -127,7 +126,10 @@ class GaussianMixture(nnx.Module):
         return self._fitted(jax.vmap(lambda q: q.mean)(qs), xs, weights)
 
     def initialized(
-        self, key: PRNGKey, xs: Float[Array, "N *event"], weights: Float[Array, "N"] | None = None
+        self,
+        key: PRNGKey,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The mixture of the clusters that k-means finds in the examples, see `kmeans`.
 
@@ -145,7 +147,7 @@ class GaussianMixture(nnx.Module):
         new.means[...] = centres
         return new._fitted(jax.nn.one_hot(nearest, self.num_components), xs, weights)
 
-    def _fitted(self, members: Float[Array, "N C"], xs: Array, weights: Array | None) -> Self:
+    def _fitted(self, members: Float[Array, "N C"], xs: AnyArray, weights: AnyArray | None) -> Self:
         rows = flat_rows(xs, self.event_shape)
         w = jnp.ones(len(rows)) if weights is None else jnp.asarray(weights, jnp.float32)
         members = members * (w / jnp.sum(w))[:, None]

@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import Chain
 from jaxvae.models.likelihoods import (
     Likelihood,
@@ -20,7 +21,7 @@ from jaxvae.models.likelihoods import (
 )
 from jaxvae.models.posteriors import Diagonal
 from jaxvae.networks import MLP, Activation, Initializer
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 
 class GaussianLayer(nnx.Module):

@@ -9,8 +9,9 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_key
 from jaxvae.models.linear import LinearModel, flat_rows, noise_floor, weighted_moments
-from jaxvae.types import InputError, PRNGKey, require_key
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 ICAPosterior: TypeAlias = Literal["laplace", "normal", "full_covariance"]
 
@@ -27,9 +28,7 @@ class ICA(LinearModel):
         variance: float | None,
         posterior: ICAPosterior,
     ):
-        if posterior not in get_args(ICAPosterior):
-            expected = ", ".join(f'"{name}"' for name in get_args(ICAPosterior))
-            raise InputError(f"posterior: expected one of {expected}, got {posterior!r}")
+        require_choice("posterior", posterior, get_args(ICAPosterior))
         super().__init__(key, event_shape, latent_dim=latent_dim, variance=variance)
         self.family = posterior
         if posterior == "full_covariance":
@@ -50,7 +49,10 @@ class ICA(LinearModel):
         return family(mean, scale).to_event(1)
 
     def initialized(
-        self, key: PRNGKey, xs: Float[Array, "N *event"], weights: Float[Array, "N"] | None = None
+        self,
+        key: PRNGKey,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The principal axes of the data in a random rotation, a start that whitens the latents.
 
@@ -128,7 +130,9 @@ def ica(
     return ICA(key, event_shape, latent_dim=latent_dim, variance=variance, posterior=posterior)
 
 
-def amari_index(estimate: Float[Array, "E D"], truth: Float[Array, "E D"]) -> Float[Array, ""]:
+def amari_index(
+    estimate: Float[AnyArray, "E D"], truth: Float[AnyArray, "E D"]
+) -> Float[Array, ""]:
     """How far a mixing matrix is from another, up to order, signs and scales of its columns.
 
     With `P = |pinv(estimate) truth|` [D, D],

@@ -2,18 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions.checks import as_real
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 
 def kmeans(
     key: PRNGKey,
-    rows: Float[Array, "N E"],
+    rows: Real[AnyArray, "N E"],
     num_clusters: int,
     *,
-    weights: Float[Array, "N"] | None = None,
+    weights: Float[AnyArray, "N"] | None = None,
     num_steps: int = 30,
     num_restarts: int = 10,
 ) -> tuple[Float[Array, "C E"], Int[Array, "N"]]:

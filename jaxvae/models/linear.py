@@ -11,8 +11,9 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_key, require_number, require_positive
 from jaxvae.models.likelihoods import require_event_shape
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +103,10 @@ class LinearModel(nnx.Module):
         return normal.to_event(len(self.event_shape))
 
     def initialized(
-        self, key: PRNGKey, xs: Float[Array, "N *event"], weights: Float[Array, "N"] | None = None
+        self,
+        key: PRNGKey,
+        xs: Float[AnyArray, "N *event"],
+        weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
         """The model at the scale of the data, a start for EM or a gradient run.
 
@@ -138,7 +142,7 @@ class LinearModel(nnx.Module):
         return new
 
 
-def flat_rows(xs: Float[Array, "N *event"], event_shape: tuple[int, ...]) -> Float[Array, "N E"]:
+def flat_rows(xs: Float[AnyArray, "N *event"], event_shape: tuple[int, ...]) -> Float[Array, "N E"]:
     """The examples as vectors.
 
     Raises:
@@ -167,7 +171,7 @@ def flat(x: Float[Array, "*event"], event_shape: tuple[int, ...]) -> Float[Array
 
 
 def weighted_moments(
-    rows: Float[Array, "N E"], weights: Float[Array, "N"] | None = None
+    rows: Float[Array, "N E"], weights: Float[AnyArray, "N"] | None = None
 ) -> tuple[Float[Array, "E"], Float[Array, "E"]]:
     """Mean and variance (1/N) of each column."""
     w = jnp.ones(rows.shape[0]) if weights is None else jnp.asarray(weights, jnp.float32)
@@ -191,12 +195,6 @@ def require_variance(variance: float | None) -> float | None:
     Raises:
         InputError: it is neither None nor a finite number above 0.
     """
-    if variance is not None and (
-        isinstance(variance, bool)
-        or not isinstance(variance, int | float)
-        or not 0 < variance < math.inf
-    ):
-        raise InputError(
-            f"variance: expected a finite number above 0, or None to learn it, got {variance!r}"
-        )
+    if variance is not None:
+        require_number("variance", variance, above=0, or_else=", or None to learn it")
     return variance

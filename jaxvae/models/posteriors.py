@@ -1,12 +1,13 @@
 """From the encoder's output to q(z|x), with the prior that belongs to it."""
 
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_integer
 from jaxvae.distributions import (
     FloatBernoulli,
     Flow,
@@ -31,6 +32,7 @@ PosteriorName: TypeAlias = Literal[
 ]
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """What the encoder must give, how large z is, and the two distributions over z."""
 
@@ -58,7 +60,7 @@ class Diagonal(nnx.Module):
         """p(z) = N(0, I)."""
         return dist.Normal(jnp.zeros(self.size), jnp.ones(self.size)).to_event(1)
 
-    def __call__(self, output: Float[Array, "2D"]) -> dist.Distribution:
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
         """q(z|x), normal with independent entries."""
         mean, raw = jnp.split(output, 2)
         return dist.Normal(mean, jnp.sqrt(variance_of(raw))).to_event(1)
@@ -92,7 +94,7 @@ class Laplace(nnx.Module):
         """p(z) = Laplace(0, 1) of independent entries."""
         return dist.Laplace(jnp.zeros(self.size), jnp.ones(self.size)).to_event(1)
 
-    def __call__(self, output: Float[Array, "2D"]) -> dist.Distribution:
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
         """q(z|x), Laplace with independent entries."""
         mean, raw = jnp.split(output, 2)
         return dist.Laplace(mean, jnp.sqrt(variance_of(raw))).to_event(1)
@@ -124,7 +126,7 @@ class Categorical(nnx.Module):
         """p(z) = C^-D."""
         return self(jnp.zeros(self.size))
 
-    def __call__(self, output: Float[Array, "D*C"]) -> dist.Distribution:
+    def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
         """q(z|x) of one-hot vectors."""
         return OneHotCategorical(output.reshape(self.latent_dim, self.num_categories))
 
@@ -246,37 +248,25 @@ def make_posterior(
         InputError: the name is not one of `PosteriorName`, or `num_categories` is missing, below 2,
             or without effect.
     """
-    match name:
-        case "categorical":
-            return Categorical(latent_dim, _require_categories(num_categories))
-        case _ if num_categories is not None:
-            raise InputError(
-                f'num_categories: has an effect with posterior="categorical" alone, got '
-                f"{num_categories!r} with posterior={name!r}; leave it out"
-            )
-        case "diagonal":
-            return Diagonal(latent_dim)
-        case "full_covariance":
-            return FullCovariance(latent_dim)
-        case "laplace":
-            return Laplace(latent_dim)
-        case "bernoulli":
-            return Bernoulli(latent_dim)
-        case "planar":
-            return PlanarFlow(latent_dim, rngs=rngs)
-        case "iaf":
-            return AutoregressiveFlow(latent_dim, rngs=rngs)
-        case "spline":
-            return SplineFlow(latent_dim, rngs=rngs)
-    raise InputError(
-        f"posterior: expected one of {', '.join(get_args(PosteriorName))}, got {name!r}"
-    )
-
-
-def _require_categories(num_categories: int | None) -> int:
-    if type(num_categories) is not int or num_categories < 2:
+    require_choice("posterior", name, [*_PLAIN, *_FLOWS, "categorical"])
+    if name == "categorical":
+        of_it = ' with posterior="categorical"'
+        count = require_integer("num_categories", num_categories, at_least=2, or_else=of_it)
+        return Categorical(latent_dim, count)
+    if num_categories is not None:
         raise InputError(
-            'num_categories: expected an integer of at least 2 with posterior="categorical", '
-            f"got {num_categories!r}"
+            f'num_categories: has an effect with posterior="categorical" alone, got '
+            f"{num_categories!r} with posterior={name!r}; leave it out"
         )
-    return num_categories
+    if name in _FLOWS:
+        return _FLOWS[name](latent_dim, rngs=rngs)
+    return _PLAIN[name](latent_dim)
+
+
+_PLAIN = {
+    "diagonal": Diagonal,
+    "full_covariance": FullCovariance,
+    "laplace": Laplace,
+    "bernoulli": Bernoulli,
+}
+_FLOWS = {"planar": PlanarFlow, "iaf": AutoregressiveFlow, "spline": SplineFlow}

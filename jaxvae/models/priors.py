@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
-from jaxvae.batching import PRIOR_STREAM, stream_key
+from jaxvae.checks import require_choice, require_positive
 from jaxvae.distributions import (
     DiagonalNormalMixture,
     InverseAutoregressive,
     SplineCoupling,
 )
+from jaxvae.keys import OfWeights, stream_key
 from jaxvae.models.conditioners import ContextMLP, MaskedMLP
 from jaxvae.models.likelihoods import variance_of
 from jaxvae.models.posteriors import PosteriorName
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 FlowName: TypeAlias = Literal["spline", "masked_autoregressive"]
 
@@ -88,8 +89,7 @@ class FlowPrior(nnx.Module):
         rngs: nnx.Rngs,
     ):
         require_positive(latent_dim=latent_dim, num_flows=num_flows, num_bins=num_bins)
-        if flow not in get_args(FlowName):
-            raise InputError(f"flow: expected one of {', '.join(get_args(FlowName))}, got {flow!r}")
+        require_choice("flow", flow, get_args(FlowName))
         if flow == "spline" and (latent_dim < 2 or num_flows < 2):
             raise InputError(
                 'latent_dim, num_flows: expected 2 or more of each with flow="spline", whose couplings '
@@ -119,7 +119,7 @@ class FlowPrior(nnx.Module):
 
 def prior_rngs(key: PRNGKey) -> nnx.Rngs:
     """Keys for a prior, apart from those of the networks that the same key gives."""
-    return nnx.Rngs(stream_key(key, PRIOR_STREAM))
+    return nnx.Rngs(stream_key(key, OfWeights.PRIOR))
 
 
 def require_real_latents(posterior: PosteriorName) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_integer, require_key, require_positive
 from jaxvae.models.likelihoods import Categorical, require_event_shape
 from jaxvae.models.vae import VAE
 from jaxvae.networks import MLP, Activation, Initializer, linear
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import PRNGKey
 
 
 class SequenceDecoder(nnx.Module):
@@ -111,8 +112,7 @@ def sequence_vae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    if type(num_symbols) is not int or num_symbols < 2:
-        raise InputError(f"num_symbols: expected an integer of at least 2, got {num_symbols!r}")
+    require_integer("num_symbols", num_symbols, at_least=2)
     output = Categorical(num_symbols)
     columns = math.prod(shape)
     rngs = nnx.Rngs(key)

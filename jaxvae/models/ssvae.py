@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxvae.binding import one_hot, require_class
+from jaxvae.checks import require_integer, require_key, require_positive
 from jaxvae.distributions import ClassConditional
 from jaxvae.models.likelihoods import (
     Likelihood,
@@ -30,7 +31,7 @@ from jaxvae.networks import (
     linear,
 )
 from jaxvae.rows import rows
-from jaxvae.types import InputError, PRNGKey, require_key, require_positive
+from jaxvae.types import Label, PRNGKey
 
 
 class ClassMLP(ProductLayer):
@@ -135,7 +136,7 @@ class SSVAE(nnx.Module):
         mean, raw = jnp.split(self.encoder(features), 2, axis=-1)
         return ClassConditional(self.classifier(features), mean, jnp.sqrt(variance_of(raw)))
 
-    def likelihood(self, latent: Float[Array, "C+D"]) -> dist.Distribution:
+    def likelihood(self, latent: Float[Array, "latent"]) -> dist.Distribution:
         """p(x|y, z) of the latent [y, z], y one-hot."""
         params = self.decoder(latent).reshape(self.output.num_params, *self.event_shape)
         return self.output(params)
@@ -148,7 +149,7 @@ class SSVAE(nnx.Module):
         """q(y|x), the classifier."""
         return dist.CategoricalLogits(self.classifier(self.output.features(x)))
 
-    def given(self, y: int | Int[Array, ""]) -> "GivenLabel":
+    def given(self, y: Label) -> "GivenLabel":
         """The plain model p(z) p(x|y, z), q(z|x, y) with the class y bound: a bound on log p(x|y).
 
         Args:
@@ -230,8 +231,7 @@ def ssvae(
     require_key(key)
     shape = require_event_shape(event_shape)
     require_positive(latent_dim=latent_dim)
-    if type(num_classes) is not int or num_classes < 2:
-        raise InputError(f"num_classes: expected an integer of at least 2, got {num_classes!r}")
+    require_integer("num_classes", num_classes, at_least=2)
     output = make_likelihood(likelihood)
     features = math.prod(feature_shape(output, shape))
     rngs = nnx.Rngs(key)

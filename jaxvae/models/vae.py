@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.models.likelihoods import (
     Likelihood,
     LikelihoodName,
@@ -17,7 +18,7 @@ from jaxvae.models.likelihoods import (
 )
 from jaxvae.models.posteriors import Diagonal, Posterior, PosteriorName, make_posterior
 from jaxvae.networks import Activation, DenseName, Initializer, dense_network
-from jaxvae.types import PRNGKey, require_key, require_positive
+from jaxvae.types import PRNGKey
 
 
 class VAE(nnx.Module):

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
+from jaxvae.checks import require_positive
 from jaxvae.distributions import DiagonalNormalMixture, Levels
 from jaxvae.models.likelihoods import Likelihood, LikelihoodName, make_likelihood
 from jaxvae.models.posteriors import Diagonal
 from jaxvae.models.priors import prior_rngs
 from jaxvae.models.vae import VAE, vae
 from jaxvae.networks import Activation, DenseName, Initializer
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import AnyArray, InputError, PRNGKey
 
 EDGE = 0.01
 """How far given pseudo-inputs are moved inwards from the ends of their range."""
@@ -127,7 +128,7 @@ def vampprior(
     *,
     latent_dim: int = 40,
     num_pseudo_inputs: int = 500,
-    pseudo_inputs: Float[Array, "C *event"] | None = None,
+    pseudo_inputs: Real[AnyArray, "C *event"] | None = None,
     hidden: Sequence[int] = (300, 300),
     network: DenseName = "mlp",
     activation: Activation | None = None,

@@ -21,10 +21,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxvae.checks import require_positive
 from jaxvae.distributions import made_masks
 from jaxvae.networks.dense import MLP, Activation, Initializer, activation_function, linear
 from jaxvae.rows import rows
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 Index: TypeAlias = Int[Array, ""] | int
 
@@ -179,7 +180,7 @@ class GRU(nnx.Module):
             _, h = jax.lax.scan(read, begin, jax.vmap(self.inputs[layer])(h))
         return jax.vmap(self.head)(jnp.concatenate([first[-1][None], h])).T
 
-    def _cell(self, layer: int, projected: Float[Array, "3H"], h: Float[Array, "H"]) -> Array:
+    def _cell(self, layer: int, projected: Float[Array, "gates"], h: Float[Array, "H"]) -> Array:
         reset, update, new = jnp.split(projected, 3)
         of_reset, of_update, of_new = jnp.split(self.states[layer](h), 3)
         update = jax.nn.sigmoid(update + of_update)

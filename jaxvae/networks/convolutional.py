@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice
 from jaxvae.networks.dense import (
     Activation,
     Initializer,
@@ -295,9 +296,7 @@ def _blocks(
     rngs: nnx.Rngs,
 ) -> nnx.List:
     """One residual block a level, or none at all."""
-    if network not in get_args(ConvolutionalName):
-        expected = " or ".join(f'"{name}"' for name in get_args(ConvolutionalName))
-        raise InputError(f"network: expected {expected}, got {network!r}")
+    require_choice("network", network, get_args(ConvolutionalName))
     residual = widths if network == "residual_conv" else ()
     return nnx.List(
         ConvolutionalBlock(width, activation=activation, initializer=initializer, rngs=rngs)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_positive
 from jaxvae.rows import dot_general
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 Activation: TypeAlias = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
 Initializer: TypeAlias = Literal["lecun_normal", "glorot_uniform", "fan_in_uniform"]
@@ -27,10 +28,7 @@ def activation_function(name: Activation | None) -> Callable[[Array], Array]:
         InputError: the name is not one of `Activation`.
     """
     name = DEFAULT_ACTIVATION if name is None else name
-    if name not in get_args(Activation):
-        raise InputError(
-            f"activation: expected one of {', '.join(get_args(Activation))}, got {name!r}"
-        )
+    require_choice("activation", name, get_args(Activation))
     return getattr(jax.nn, name)
 
 
@@ -70,8 +68,7 @@ def draws(initializer: Initializer, fan_in: int) -> tuple[Draw, Draw]:
         "glorot_uniform": nnx.initializers.glorot_uniform(),
         "fan_in_uniform": nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     }
-    if initializer not in kernels:
-        raise InputError(f"initializer: expected one of {', '.join(kernels)}, got {initializer!r}")
+    require_choice("initializer", initializer, kernels)
 
     def uniform(key: PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, tuple(shape), dtype, -limit, limit)

@@ -1,10 +1,10 @@
 """Fully connected networks by name."""
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
+from jaxvae.checks import require_choice
 from jaxvae.networks.dense import MLP, GatedMLP
 from jaxvae.networks.residual import ResidualMLP
-from jaxvae.types import InputError
 
 DenseName: TypeAlias = Literal["mlp", "gated", "residual"]
 DenseNetwork: TypeAlias = type[MLP] | type[GatedMLP] | type[ResidualMLP]
@@ -18,7 +18,5 @@ def dense_network(network: DenseName) -> DenseNetwork:
     Raises:
         InputError: the name is not one of `DenseName`.
     """
-    if not isinstance(network, str) or network not in _NETWORKS:
-        expected = ", ".join(f'"{name}"' for name in get_args(DenseName))
-        raise InputError(f"network: expected one of {expected}, got {network!r}")
+    require_choice("network", network, _NETWORKS)
     return _NETWORKS[network]

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import jax
 from flax import nnx
 
+from jaxvae.checks import require_choice
 from jaxvae.rows import dot_general
 from jaxvae.types import InputError
 
@@ -56,9 +57,7 @@ def with_precision(model: T, precision: Precision) -> T:
     >>> float(layer(x)[0]), float(with_precision(layer, "bfloat16")(x)[0])
     (1.001953125, 1.0)
     """
-    if precision not in get_args(Precision):
-        expected = ", ".join(f'"{name}"' for name in get_args(Precision))
-        raise InputError(f"precision: expected one of {expected}, got {precision!r}")
+    require_choice("precision", precision, get_args(Precision))
     reached: list[nnx.Module] = []
 
     def copied(node: Any) -> Any:

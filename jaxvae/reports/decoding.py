@@ -12,10 +12,11 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import Examples, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_positive
 from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import sample
 from jaxvae.evaluation.decoding import show
-from jaxvae.types import Batch, InputError, Model, PRNGKey, require_positive
+from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 BATCH = 500  # examples decoded together
 LARGEST_SEED = 2**32 - 1
@@ -76,7 +77,7 @@ def _reconstructed(model: Model, key: PRNGKey, row: Examples) -> Array:
 
 def class_samples(
     model: Any, *, num_classes: int, num: int, seed: int
-) -> Float[np.ndarray, "num_classes*num *event"]:
+) -> Float[np.ndarray, "pictures *event"]:
     """What p(x|z, y) shows at draws of z: `num` of every class y, the same z for each.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxvae import evaluation
 from jaxvae.binding import Conditional, bind
+from jaxvae.checks import require_choice
 from jaxvae.distributions import Chain
 from jaxvae.evaluation import dead_latents, unused_latents
 from jaxvae.reports import figures, markup
@@ -60,8 +61,7 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     Raises:
         InputError: there is no checkpoint, a file is damaged, or the data have changed.
     """
-    if which not in ("best", "last"):
-        raise InputError(f'which: expected "best" or "last", got {which!r}')
+    require_choice("which", which, ("best", "last"))
     kept = run.kept if which == "best" else None
     parts, model, step, batch = kept or _loaded(run, which)
     batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from numpyro.distributions import Independent, Normal
 
 from jaxvae import evaluation
+from jaxvae.checks import require_positive
 from jaxvae.evaluation.decoding import likelihood_means
 from jaxvae.reports import vectors
 from jaxvae.reports.images import as_images, label_columns, label_rows, mosaic, picture, unit
 from jaxvae.reports.latents import most_active
 from jaxvae.reports.style import INK, MUTED
-from jaxvae.types import InputError, Model, PRNGKey, require_positive
+from jaxvae.types import InputError, Model, PRNGKey
 
 MOST_LATENTS = 8
 

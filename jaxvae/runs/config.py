@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from jaxvae.batching import LABEL_STREAM, START_STREAM, stream_key
+from jaxvae.checks import require_integer, require_positive, require_weight
 from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset, load, require_support
+from jaxvae.keys import OfWeights, stream_key
 from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.networks import Activation, Initializer, Precision, with_precision
@@ -28,7 +29,7 @@ from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule
 from jaxvae.training.schedules import Decay, require_within
 from jaxvae.training.step import Step
-from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+from jaxvae.types import InputError, Model, Objective, PRNGKey
 
 Binarize: TypeAlias = Literal["auto", "dynamic", "static", "threshold", "none"]
 
@@ -206,10 +207,9 @@ class TrainConfig:
             total_steps=self.total_steps,
             test_num_samples=self.test_num_samples,
         )
-        if self.seed < 0:
-            raise InputError(f"seed: expected an integer of at least 0, got {self.seed}")
-        if self.beta is not None and not 0 <= self.beta < float("inf"):
-            raise InputError(f"beta: expected a finite number of at least 0, got {self.beta}")
+        require_integer("seed", self.seed, at_least=0)
+        if self.beta is not None:
+            require_weight(beta=self.beta)
         require_within("kl_warmup_steps", self.kl_warmup_steps, self.total_steps)
         self.learning_rates()
         if self.objective == "iwae":
@@ -319,7 +319,8 @@ def build(config: TrainConfig, *, dataset: Dataset | None = None) -> Parts:
     """
     config = config.resolved()
     weights_key, _, data_key, _ = config.keys()
-    start_key, label_key = (stream_key(weights_key, i) for i in (START_STREAM, LABEL_STREAM))
+    start_key = stream_key(weights_key, OfWeights.START)
+    label_key = stream_key(weights_key, OfWeights.LABELS)
     dataset = _load(config, data_key) if dataset is None else dataset
     rows = len(dataset.splits["train"]["x"])
     if config.batch_size > rows and config.fit == "gradient":

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvae import evaluation, objectives
-from jaxvae.batching import stream_key
 from jaxvae.evaluation.streams import weights_of
+from jaxvae.keys import OfEvaluation, stream_key
 from jaxvae.runs.config import Parts
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
 from jaxvae.semi_supervised import Classifying
@@ -61,7 +61,7 @@ def measure(
         on_progress=(lambda done: on_progress(done, len(xs["x"]))) if on_progress else None,
     )
     units = evaluation.active_units(
-        model, xs, num_samples=moment_samples(parts), key=stream_key(key, 0)
+        model, xs, num_samples=moment_samples(parts), key=stream_key(key, OfEvaluation.MOMENTS)
     )
     return Measured(terms, likelihood, units, _more(model, xs))
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxvae.checks import require_positive
 from jaxvae.runs.config import Parts, TrainConfig, build
 from jaxvae.runs.many_folder import ManyFolder
 from jaxvae.runs.stop import Deadline
 from jaxvae.runs.together import Together
 from jaxvae.runs.watch import Reporter, require_same_data, say_other_versions
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 
 class Member(NamedTuple):

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from jaxvae import models
 from jaxvae.binding import Conditional, bind, require_labels
+from jaxvae.checks import require_choice
 from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset
 from jaxvae.distributions import analytic_kl, sample
@@ -56,8 +57,7 @@ def factory_of(name: str) -> Factory:
     Raises:
         InputError: there is none.
     """
-    if name not in get_args(ModelName):
-        raise InputError(f"model: expected one of {', '.join(get_args(ModelName))}, got {name!r}")
+    require_choice("model", name, get_args(ModelName))
     return getattr(models, name)
 
 

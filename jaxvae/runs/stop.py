@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 from jaxvae import hosts
+from jaxvae.checks import require_number
 from jaxvae.training import TrainState, stages
 from jaxvae.training.feeds import Feed
 from jaxvae.training.loop import Stage
 from jaxvae.training.metrics import Metrics
-from jaxvae.types import InputError
 
 TIME_IS_UP = 75
 """The exit status of a command whose minutes were up: `EX_TEMPFAIL` of sysexits, "try again later"."""
@@ -78,11 +78,8 @@ def require_minutes(max_minutes: float | None) -> None:
     Raises:
         InputError: it is not a positive number.
     """
-    if max_minutes is not None and not 0 < max_minutes < math.inf:
-        raise InputError(
-            f"max_minutes: expected a positive number of minutes, got {max_minutes:g}; "
-            "leave it out for no limit"
-        )
+    if max_minutes is not None:
+        require_number("max_minutes", max_minutes, above=0, or_else=" (leave it out for no limit)")
 
 
 class Stop:

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 from jaxvae import evaluation
 from jaxvae.batching import unpack
 from jaxvae.binding import Conditional
+from jaxvae.checks import require_choice, require_number, require_positive
 from jaxvae.evaluation import mean_and_error
 from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
-from jaxvae.types import InputError, Model, PRNGKey, require_positive
+from jaxvae.types import InputError, Model, PRNGKey
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -52,11 +53,8 @@ class Settings:
         """
         names = ("study_examples", "study_samples", "num_chains", "num_temperatures")
         require_positive(**{name: getattr(self, name) for name in names})
-        if not 0 < self.missing < 1:
-            raise InputError(
-                f"missing: expected a share between 0 and 1, got {self.missing!r}; it is how much of "
-                "each example is hidden"
-            )
+        share = ", the share of each example that is hidden"
+        require_number("missing", self.missing, above=0, below=1, or_else=share)
 
 
 class Subject(NamedTuple):
@@ -125,8 +123,7 @@ def study(
         InputError: the study does not exist, a setting is not usable, or the model or the data do
             not serve it.
     """
-    if name not in STUDIES:
-        raise InputError(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
+    require_choice("study", name, STUDIES)
     settings = settings or Settings()
     settings.check()
     require_possible((name,), parts, split)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxvae.checks import require_choice, require_number, require_positive
 from jaxvae.testing.discrete import discrete
 from jaxvae.testing.exact import ExactModel, draw_examples, exact_bound, in_float64
 from jaxvae.testing.gaussian_mixture import gaussian_mixture
@@ -18,11 +19,10 @@ from jaxvae.testing.statistics import (
     FALSE_ALARM,
     Side,
     normal_quantile,
-    require_rate,
     standard_error,
     z_test,
 )
-from jaxvae.types import InputError, Model, Objective, Terms, require_positive
+from jaxvae.types import InputError, Model, Objective, Terms
 
 Claim: TypeAlias = Literal["elbo", "iwae", "lower"]
 
@@ -165,7 +165,7 @@ def check_estimator(
     """
     _require_claim(bound, num_samples)
     require_positive(num_draws=num_draws)
-    require_rate("false_alarm", false_alarm)
+    require_number("false_alarm", false_alarm, above=0, below=1)
     if isinstance(models, Mapping):
         cases = tuple(_make_case(*item) for item in models.items())
     else:
@@ -319,8 +319,7 @@ def _rows(tree: Any, *, batched: bool = True) -> np.ndarray:
 
 
 def _require_claim(bound: Claim, num_samples: int) -> None:
-    if bound not in ("elbo", "iwae", "lower"):
-        raise InputError(f'bound: expected "elbo", "iwae" or "lower", got {bound!r}')
+    require_choice("bound", bound, ("elbo", "iwae", "lower"))
     require_positive(num_samples=num_samples)
     if bound != "iwae" and num_samples != 1:
         raise InputError(

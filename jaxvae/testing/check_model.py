@@ -7,11 +7,12 @@ import jax
 
 from jaxvae.batching import Examples, unpack
 from jaxvae.binding import Conditional
+from jaxvae.checks import require_number, require_positive
 from jaxvae.testing.model_case import TESTS, BrokenError, Case
 from jaxvae.testing.model_laws import FIRST, LAWS
 from jaxvae.testing.normaliser import UnknownError
-from jaxvae.testing.statistics import FALSE_ALARM, require_rate
-from jaxvae.types import Batch, InputError, Model, require_positive
+from jaxvae.testing.statistics import FALSE_ALARM
+from jaxvae.types import Batch, InputError, Model
 
 Outcome: TypeAlias = Literal["passed", "FAILED", "not checked"]
 
@@ -106,7 +107,7 @@ def check_model(
 
     Source: Bonferroni's inequality over the tests; see `jaxvae.testing.normaliser` for each of them.
     """
-    require_rate("false_alarm", false_alarm)
+    require_number("false_alarm", false_alarm, above=0, below=1)
     require_positive(num_draws=num_draws)
     case = Case(model, _examples(xs), jax.random.key(seed), num_draws, false_alarm / TESTS)
     findings = []

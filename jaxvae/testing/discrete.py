@@ -9,10 +9,11 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_choice, require_positive
 from jaxvae.distributions import FloatBernoulli, log_prob
 from jaxvae.testing.exact import ExactModel
 from jaxvae.testing.linear_gaussian import parameters
-from jaxvae.types import InputError, require_positive
+from jaxvae.types import InputError
 
 Latent: TypeAlias = Literal["categorical", "bernoulli"]
 
@@ -110,8 +111,7 @@ def discrete(
     True
     """
     require_positive(latent_size=latent_size, event_size=event_size)
-    if latent not in ("categorical", "bernoulli"):
-        raise InputError(f'latent: expected "categorical" or "bernoulli", got {latent!r}')
+    require_choice("latent", latent, ("categorical", "bernoulli"))
     if latent == "bernoulli" and latent_size > 10:
         raise InputError(
             f"latent_size: expected at most 10 bits, whose 1,024 states are summed, got {latent_size}"

@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import log_prob, sample
-from jaxvae.types import InputError, Model, PRNGKey, Terms, require_key, require_positive
+from jaxvae.types import AnyArray, InputError, Model, PRNGKey, Terms
 
 Bound: TypeAlias = Literal["elbo", "iwae"]
 M = TypeVar("M", bound=nnx.Module)
@@ -122,7 +123,7 @@ def expected_iwae(
 
 
 def exact_bound(
-    model: ExactModel, x: Float[Array, "E"], *, bound: Bound = "elbo", num_samples: int = 1
+    model: ExactModel, x: Float[AnyArray, "E"], *, bound: Bound = "elbo", num_samples: int = 1
 ) -> Float[Array, ""]:
     """The expectation of a bound for one example; that of the ELBO does not depend on K.
 
@@ -139,6 +140,7 @@ def exact_bound(
         InputError: the bound is unknown, or the model's latent has too many dimensions for it.
     """
     require_positive(num_samples=num_samples)
+    x = jnp.asarray(x)
     if bound == "iwae":
         return model.exact_iwae(x, num_samples)
     if bound == "elbo":
@@ -147,7 +149,7 @@ def exact_bound(
 
 
 def exact_gradient(
-    model: M, x: Float[Array, "E"], *, bound: Bound = "elbo", num_samples: int = 1
+    model: M, x: Float[AnyArray, "E"], *, bound: Bound = "elbo", num_samples: int = 1
 ) -> M:
     """The gradient of `exact_bound` in all parameters, `.encoder` and `.decoder`, in float64.
 

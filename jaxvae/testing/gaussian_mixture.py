@@ -7,9 +7,9 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_positive
 from jaxvae.distributions import log_prob
 from jaxvae.testing.linear_gaussian import Affine, affine_encoder, parameters
-from jaxvae.types import require_positive
 
 
 class GaussianMixture(Affine):

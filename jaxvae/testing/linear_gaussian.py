@@ -9,9 +9,10 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvae.checks import require_positive
 from jaxvae.distributions import log_prob
 from jaxvae.testing.exact import ExactModel
-from jaxvae.types import InputError, Terms, require_positive
+from jaxvae.types import InputError, Terms
 
 _POINTS = {1: np.linspace(-8.0, 8.0, 161), 2: np.linspace(-8.0, 8.0, 51)}
 """By D, of the trapezoid rule for N(0, 1), which converges faster than any power of the step."""

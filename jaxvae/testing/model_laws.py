@@ -161,7 +161,7 @@ def _precision(case: Case) -> str:
     return f"{expected}, within {_WIDE:g} of float64"
 
 
-def _in_float64(case: Case, i: int, z: Array) -> dict[str, Array]:
+def _in_float64(case: Case, i: int, z: Array) -> dict[str, np.ndarray]:
     """The log-densities at a given latent."""
 
     def densities(arrays: Any, row: Any, z: Array) -> dict[str, Array]:

@@ -8,7 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms, require_key, require_positive
+from jaxvae.checks import require_key, require_positive
+from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 
 class Slope(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxvae.checks import require_choice, require_number
 from jaxvae.types import InputError
 
 FALSE_ALARM = 1e-6
@@ -102,9 +103,8 @@ def z_test(
 
     Source: Bonferroni's inequality over the entries; a normal approximation of each mean.
     """
-    if side not in ("two", "above", "below"):
-        raise InputError(f'side: expected "two", "above" or "below", got {side!r}')
-    require_rate("false_alarm", false_alarm)
+    require_choice("side", side, ("two", "above", "below"))
+    require_number("false_alarm", false_alarm, above=0, below=1)
     z = z_scores(samples, exact, rounding)
     z = {"two": np.abs(z), "above": z, "below": -z}[side]
     tails = z.size * (2 if side == "two" else 1)
@@ -175,7 +175,7 @@ def check_order(
     >>> order.passed, order.shown
     (True, True)
     """
-    require_rate("false_alarm", false_alarm)
+    require_number("false_alarm", false_alarm, above=0, below=1)
     samples = [np.asarray(bound, np.float64) for bound in bounds]
     if len({s.shape for s in samples}) != 1 or samples[0].ndim != 1:
         raise InputError(
@@ -190,9 +190,3 @@ def check_order(
     threshold = normal_quantile(false_alarm / len(z))
     passed, shown = np.all(z >= -threshold), np.all(z > threshold)
     return Order(bool(passed), bool(shown), tuple(z.tolist()), threshold)
-
-
-def require_rate(name: str, value: float) -> None:
-    """Refuse anything but a probability strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise InputError(f"{name}: expected a probability between 0 and 1, got {value!r}")

@@ -2,16 +2,17 @@
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from jaxvae.batching import fill_absent, unpack
 from jaxvae.inference.steps import MStep, make_update
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
-from jaxvae.types import Batch, InputError, Model
+from jaxvae.types import Batch, InputError
 
 
 def make_em_step(
-    model: Model,
+    model: PyTree,
     *,
     m_step: MStep | None = None,
     optimizer: optax.GradientTransformation | None = None,

@@ -10,7 +10,7 @@ a step: the orders of the epochs ahead are drawn by a program of their own, befo
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxvae.batching import OBSERVATION_STREAM, ORDER_STREAM, example_keys, stream_key
+from jaxvae.checks import require_positive
+from jaxvae.keys import OfRun, example_keys, stream_key
 from jaxvae.placement import put, replicated
 from jaxvae.training.blocks import compiled, repeat_blocks, require_blocks
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 WINDOW_ROWS = 2**17
 """About how many rows of small data the orders that are drawn together hold."""
@@ -32,6 +33,7 @@ Rows: TypeAlias = dict[str, Array]
 """The training rows as stored: `x` [N, *event] and, where there are any, `label`, `mask` and `weight`."""
 
 
+@runtime_checkable
 class DataSet(Protocol):
     """What the loop needs of a data set; `jaxvae.data.load` returns one."""
 
@@ -45,6 +47,7 @@ class DataSet(Protocol):
         ...
 
 
+@runtime_checkable
 class Feed(Protocol):
     """The batches of a run and the compiled dispatch that trains on them."""
 
@@ -240,7 +243,7 @@ def make_run(
         rows: Rows,
         blocks: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
-        observation_key = stream_key(state.key, OBSERVATION_STREAM)
+        observation_key = stream_key(state.key, OfRun.OBSERVATION)
         window, size = orders[0].shape
         steps_per_epoch = size // batch_size
         both = jnp.concatenate(orders)
@@ -265,7 +268,7 @@ def make_run(
 
 def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Array, "N"]:
     """The order of the training rows in an epoch: a permutation drawn from (key, epoch)."""
-    order_key = jax.random.fold_in(stream_key(key, ORDER_STREAM), epoch)
+    order_key = jax.random.fold_in(stream_key(key, OfRun.ORDER), epoch)
     return jax.random.permutation(order_key, jnp.arange(size, dtype=jnp.int32))
 
 

@@ -9,23 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from jaxvae.batching import (
-    OBSERVATION_STREAM,
-    VALIDATION_STREAM,
-    fill_absent,
-    map_examples,
-    stream_key,
-    unpack,
-)
+from jaxvae.batching import fill_absent, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_positive
 from jaxvae.compiling import jit_quickly
+from jaxvae.keys import OfRun, stream_key
 from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import DataSet, Feed, InMemory, batch_rows
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
-from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+from jaxvae.types import InputError, Model, Objective, PRNGKey
 
 SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to hide the dispatch
 
@@ -137,11 +132,11 @@ def make_validation(
     The same draws serve every call, so two calls differ by the model alone. The scale is that of
     training: `loss` is minus the mean objective, in nats.
     """
-    noise_key = stream_key(key, VALIDATION_STREAM)
-    batch = observe_batch(stream_key(noise_key, OBSERVATION_STREAM), dataset, "valid")
+    noise_key = stream_key(key, OfRun.VALIDATION)
+    batch = observe_batch(stream_key(noise_key, OfRun.OBSERVATION), dataset, "valid")
 
     @jit_quickly
-    def means(model: Model, batch: dict[str, Array]) -> Metrics:
+    def means(model: PyTree, batch: dict[str, Array]) -> Metrics:
         examples = fill_absent(unpack(batch))
 
         def one(key: PRNGKey, row: Any) -> Any:

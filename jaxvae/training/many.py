@@ -11,17 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxvae.batching import (
-    OBSERVATION_STREAM,
-    VALIDATION_STREAM,
-    fill_absent,
-    map_examples,
-    stream_key,
-    unpack,
-)
+from jaxvae.batching import fill_absent, map_examples, unpack
 from jaxvae.binding import bind
+from jaxvae.checks import require_positive
+from jaxvae.keys import OfRun, stream_key
 from jaxvae.training.blocks import compiled, require_blocks
 from jaxvae.training.feeds import (
     DataSet,
@@ -35,7 +30,7 @@ from jaxvae.training.feeds import (
 )
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState, named
-from jaxvae.types import InputError, Model, Objective, PRNGKey, require_positive
+from jaxvae.types import InputError, Objective, PRNGKey
 
 T = TypeVar("T")
 
@@ -230,10 +225,10 @@ def make_validations(
     own = deal_out(own, 0, mesh)
     rows = deal_out(jax.tree.map(jnp.asarray, batch_rows(dataset, "valid")), None, mesh)
 
-    def means(model: Model, key: PRNGKey, own: Any, rows: Rows) -> Metrics:
+    def means(model: PyTree, key: PRNGKey, own: Any, rows: Rows) -> Metrics:
         examples, objective = fill_absent(unpack(rows)), objective_of(own)
-        noise_key = stream_key(key, VALIDATION_STREAM)
-        observation_key = stream_key(noise_key, OBSERVATION_STREAM)
+        noise_key = stream_key(key, OfRun.VALIDATION)
+        observation_key = stream_key(noise_key, OfRun.OBSERVATION)
 
         def one(key: PRNGKey, row: Any) -> Any:
             index, stored, label, mask = row

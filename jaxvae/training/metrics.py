@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class Metrics(Mapping[str, Array]):
+class Metrics(Mapping[str, Any]):
     """Per-example means as a mapping, stored as sums and one count so that they merge.
 
     `metrics["loss"]` is the mean over all the examples seen; `a.merge(b)` is the metrics of both.
@@ -58,7 +58,9 @@ class Metrics(Mapping[str, Array]):
     @classmethod
     def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> "Metrics":
         """The inverse of `tree_flatten_with_keys`."""
-        return cls(*children)
+        new = object.__new__(cls)  # children may be anything, such as shapes
+        new.sums, new.count = children
+        return new
 
 
 def total_weight(size: int, weight: Float[Array, "B"] | None) -> Float[Array, ""]:

@@ -5,9 +5,10 @@ from typing import Literal, TypeAlias
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxvae.types import InputError, require_positive
+from jaxvae.checks import require_choice, require_number, require_positive
+from jaxvae.types import InputError, Scalar
 
 Decay: TypeAlias = Literal["constant", "cosine", "linear"]
 
@@ -35,7 +36,7 @@ def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> o
 
 
 def learning_rate_schedule(
-    peak: float | Float[Array, ""],
+    peak: Scalar,
     total_steps: int,
     *,
     warmup_steps: int = 0,
@@ -52,8 +53,7 @@ def learning_rate_schedule(
     Raises:
         InputError: the rate is not positive, or the warm-up would not end within the run.
     """
-    if not isinstance(peak, Array) and not 0 < peak < float("inf"):
-        raise InputError(f"learning_rate: expected a number above 0, got {peak!r}")
+    require_number("learning_rate", peak, above=0)
     require_within("learning_rate_warmup_steps", warmup_steps, total_steps)
     rest = total_steps - warmup_steps
     after = {
@@ -61,8 +61,7 @@ def learning_rate_schedule(
         "linear": lambda: optax.linear_schedule(peak, 0.0, max(rest, 1)),
         "cosine": lambda: optax.cosine_decay_schedule(peak, max(rest, 1)),
     }
-    if decay not in after:
-        raise InputError(f"learning_rate_decay: expected one of {', '.join(after)}, got {decay!r}")
+    require_choice("learning_rate_decay", decay, after)
     if warmup_steps == 0:
         return after[decay]()
     return optax.join_schedules(

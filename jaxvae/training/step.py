@@ -8,20 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxvae.batching import Examples, example_keys, fill_absent, over_batch, unpack
+from jaxvae.batching import Examples, fill_absent, over_batch, unpack
+from jaxvae.checks import require_key, require_number, require_positive
+from jaxvae.keys import example_keys
 from jaxvae.training.metrics import Metrics, total_weight
-from jaxvae.types import (
-    Batch,
-    InputError,
-    Model,
-    Objective,
-    PRNGKey,
-    Terms,
-    require_key,
-    require_positive,
-)
+from jaxvae.types import Batch, InputError, Objective, PRNGKey, Terms
 
 
 class TrainState(NamedTuple):
@@ -31,7 +24,7 @@ class TrainState(NamedTuple):
     is in here too.
     """
 
-    model: Model
+    model: PyTree
     opt_state: optax.OptState
     key: PRNGKey
     step: Int[Array, ""]
@@ -42,7 +35,7 @@ class TrainState(NamedTuple):
 Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+def init(key: PRNGKey, model: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -66,7 +59,7 @@ def init(key: PRNGKey, model: Model, optimizer: optax.GradientTransformation) ->
     return TrainState(model, optimizer.init(params), key, jnp.zeros((), jnp.int32), jnp.zeros(()))
 
 
-def _require_untied(model: Model) -> None:
+def _require_untied(model: PyTree) -> None:
     if isinstance(model, nnx.Module) and (
         len(jax.tree.leaves(nnx.state(model))) < len(jax.tree.leaves(model))
     ):
@@ -76,7 +69,7 @@ def _require_untied(model: Model) -> None:
         )
 
 
-def _require_arrays(model: Model) -> None:
+def _require_arrays(model: PyTree) -> None:
     """Refuse plain numbers among what would be trained: they may be meant as weights, or as options."""
     for path, leaf in jax.tree.leaves_with_path(model):
         if isinstance(leaf, float):
@@ -125,11 +118,8 @@ def make_step(
         InputError: an option is not usable; when traced, if the batch or the objective's result is not usable.
     """
     schedules = dict(schedules or {})
-    if baseline_decay is not None and not 0 <= baseline_decay < 1:
-        raise InputError(
-            f"baseline_decay: expected a number from 0 to below 1, got {baseline_decay!r}"
-        )
-
+    if baseline_decay is not None:
+        require_number("baseline_decay", baseline_decay, at_least=0, below=1)
     require_positive(microbatches=microbatches)
     if batch_coupled and microbatches > 1:
         raise InputError(
@@ -233,7 +223,7 @@ def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:
     return values
 
 
-def split(model: Model) -> tuple[Any, Callable[[Any], Model]]:
+def split(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """What is trained in a model, and how to put it back."""
     if isinstance(model, nnx.Module):
         graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -243,7 +233,7 @@ def split(model: Model) -> tuple[Any, Callable[[Any], Model]]:
         i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
     ]
 
-    def merge(params: Any) -> Model:
+    def merge(params: PyTree) -> PyTree:
         merged = list(leaves)
         for i, leaf in zip(trained, params, strict=True):
             merged[i] = leaf

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from jaxvae.batching import OBSERVATION_STREAM, example_keys, stream_key
+from jaxvae.checks import require_positive
+from jaxvae.keys import OfRun, example_keys, stream_key
 from jaxvae.placement import local, replicated
 from jaxvae.training.blocks import choose_block_steps, compiled, repeat_blocks, require_blocks
 from jaxvae.training.feeds import (
@@ -31,7 +32,7 @@ from jaxvae.training.feeds import (
 )
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import Step, TrainState
-from jaxvae.types import InputError, PRNGKey, require_positive
+from jaxvae.types import InputError, PRNGKey
 
 CHUNK_BYTES = 2**23
 CHUNK_STEPS = 64
@@ -314,7 +315,7 @@ def make_run(
     def run(
         state: TrainState, metrics: Metrics, chunk: Chunk, blocks: Int[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        observation_key = stream_key(state.key, OBSERVATION_STREAM)
+        observation_key = stream_key(state.key, OfRun.OBSERVATION)
 
         def one(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry

@@ -57,8 +57,14 @@ def fails(capsys, tmp_path, monkeypatch):
         ("--objective other", "other"),
         ("--bogus 3", "--bogus"),
         ("--resume runs/none", "does not exist"),
-        ("--max-minutes 0", "max_minutes: expected a positive number of minutes, got 0"),
-        ("--max-minutes nan", "max_minutes: expected a positive number of minutes, got nan"),
+        (
+            "--max-minutes 0",
+            "max_minutes: expected a finite number above 0 (leave it out for no limit), got 0",
+        ),
+        (
+            "--max-minutes nan",
+            "max_minutes: expected a finite number above 0 (leave it out for no limit), got nan",
+        ),
     ],
 )
 def test_train_refuses(fails, options, expected, tmp_path):

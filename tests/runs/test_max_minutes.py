@@ -137,6 +137,6 @@ def test_it_leaves_by_the_longest_wait_so_far():
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan"), float("inf")])
 def test_what_is_no_time_is_refused(minutes, tmp_path):
     for call in (train, lambda _, path, **options: resume(path, **options)):
-        with refused("max_minutes: expected a positive number"):
+        with refused("max_minutes: expected a finite number above 0"):
             call(TINY, tmp_path / "a", max_minutes=minutes)
     assert not (tmp_path / "a").exists()

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 import jaxvae as jv
-from jaxvae.batching import Examples, example_keys, over_batch, unpack
+from jaxvae.batching import Examples, over_batch, unpack
+from jaxvae.keys import example_keys
 from jaxvae.training.metrics import Metrics
 from jaxvae.training.step import named
 from jaxvae.types import Terms

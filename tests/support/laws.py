@@ -17,8 +17,9 @@ import optax
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 import jaxvae as jv
-from jaxvae.batching import example_keys, unpack
+from jaxvae.batching import unpack
 from jaxvae.binding import bind
+from jaxvae.keys import example_keys
 from jaxvae.testing import in_float64
 from jaxvae.training.step import Step, split
 from tests.support.combinations import Case

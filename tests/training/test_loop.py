@@ -11,13 +11,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxvae as jv
-from jaxvae.batching import (
-    OBSERVATION_STREAM,
-    VALIDATION_STREAM,
-    example_keys,
-    map_examples,
-    stream_key,
-)
+from jaxvae.batching import map_examples
+from jaxvae.keys import OfRun, example_keys, stream_key
 from jaxvae.training import InMemory, blocks, feeds, loop
 from jaxvae.training.metrics import Metrics
 from tests.support.refusals import refused
@@ -219,7 +214,7 @@ def test_the_run_is_the_steps_one_by_one():
     for t in range(7):
         order = feeds.epoch_order(state.key, t // 3, 10)
         index = order[3 * (t % 3) : 3 * (t % 3) + 3]
-        keys = example_keys(stream_key(state.key, OBSERVATION_STREAM), t, index)
+        keys = example_keys(stream_key(state.key, OfRun.OBSERVATION), t, index)
         x = jax.vmap(dataset.observe)(keys, rows[index])
         state, _ = step(state, {"x": x, "index": index})
     feed = InMemory(STEP, dataset, batch_size=3)
@@ -421,10 +416,10 @@ def test_metrics_of_no_examples_have_the_structure_of_the_step():
 def check_validation(make):
     """Every row once, whatever the batch size, with the same draws at every call."""
     dataset, key, model = data(), jax.random.key(0), Mean(jnp.ones(3))
-    noise_key = stream_key(key, VALIDATION_STREAM)
+    noise_key = stream_key(key, OfRun.VALIDATION)
     x = map_examples(
         dataset.observe,
-        stream_key(noise_key, OBSERVATION_STREAM),
+        stream_key(noise_key, OfRun.OBSERVATION),
         jnp.asarray(dataset.splits["valid"]["x"]),
         batch_size=7,
     )

@@ -18,7 +18,8 @@ import optax
 import pytest
 
 import jaxvae as jv
-from jaxvae.batching import example_keys, unpack
+from jaxvae.batching import unpack
+from jaxvae.keys import example_keys
 from jaxvae.runs import TrainConfig
 from jaxvae.runs import train as train_runs
 from jaxvae.runs.config import build

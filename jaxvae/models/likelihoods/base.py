@@ -1,6 +1,5 @@
 """What a likelihood is: how many numbers a value of x takes, its support, and p(x|z) itself."""
 
-import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -66,18 +65,3 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
             f"event_shape: expected a tuple of positive integers such as (28, 28), got {event_shape!r}"
         )
     return shape
-
-
-def require_number(name: str, value: float, *, above: float) -> float:
-    """The value as a float, if it is a finite number above the limit.
-
-    Raises:
-        InputError: it is not; the message names the argument.
-    """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (above < value < math.inf)
-    ):
-        raise InputError(f"{name}: expected a finite number above {above}, got {value!r}")
-    return float(value)

@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from jaxvae.checks import require_integer
 from jaxvae.distributions import FloatCategorical
-from jaxvae.types import InputError
 
 
 class Categorical(nnx.Module):
@@ -25,10 +25,7 @@ class Categorical(nnx.Module):
     """
 
     def __init__(self, num_categories: int):
-        if type(num_categories) is not int or num_categories < 2:
-            raise InputError(
-                f"num_categories: expected an integer of at least 2, got {num_categories!r}"
-            )
+        require_integer("num_categories", num_categories, at_least=2)
         self.num_categories = self.num_params = num_categories
 
     @property

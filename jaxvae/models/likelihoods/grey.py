@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from jaxvae import distributions
+from jaxvae.checks import require_positive
 from jaxvae.models.likelihoods.base import variance_of
-from jaxvae.types import require_positive
 
 LOG_SCALE_FLOOR = -7.7
 """Of a discretised logistic, in units of the whole grey scale: about a ninth of an 8-bit step."""
@@ -125,7 +125,7 @@ class DiscretizedLogisticMixture(_Discretized):
         self.num_components, self.num_levels = num_components, num_levels
         self.num_params = 3 * num_components
 
-    def __call__(self, params: Float[Array, "3M *event"]) -> dist.Distribution:
+    def __call__(self, params: Float[Array, "num_params *event"]) -> dist.Distribution:
         """p(x|z) over one example."""
         count = self.num_components
         parts = jnp.moveaxis(params.reshape(3, count, *params.shape[1:]), 1, -1)

@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeAlias, get_args
 
+from jaxvae.checks import require_choice
 from jaxvae.models.likelihoods.base import Likelihood
 from jaxvae.models.likelihoods.bits import Bernoulli
 from jaxvae.models.likelihoods.classes import Categorical
@@ -86,10 +87,8 @@ def make_likelihood(
     if not (named and likelihood in _LIKELIHOODS) and (
         named or not isinstance(likelihood, Likelihood)
     ):
-        raise InputError(
-            f"likelihood: expected one of {', '.join(get_args(LikelihoodName))}, or a module of "
-            f"jaxvae.models.likelihoods, got {likelihood!r}"
-        )
+        module = ", or a module of jaxvae.models.likelihoods"
+        require_choice("likelihood", likelihood, get_args(LikelihoodName), or_else=module)
     if num_categories is not None:
         got = repr(likelihood) if named else type(likelihood).__name__
         raise InputError(

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxvae.models.likelihoods.base import require_number, variance_of
+from jaxvae.checks import require_number
+from jaxvae.models.likelihoods.base import variance_of
 
 
 class _Reals(nnx.Module):
@@ -49,7 +50,8 @@ class FixedGaussian(_Reals):
     """
 
     def __init__(self, variance: float = 1.0):
-        self.variance = require_number("variance", variance, above=0)
+        require_number("variance", variance, above=0)
+        self.variance = float(variance)
 
     def __call__(self, params: Float[Array, "1 *event"]) -> dist.Distribution:
         """p(x|z) over one example."""
@@ -105,7 +107,9 @@ class StudentT(_Reals):
     """
 
     def __init__(self, df: float | None = None):
-        self.df = None if df is None else require_number("df", df, above=2)
+        if df is not None:
+            require_number("df", df, above=2)
+        self.df = None if df is None else float(df)
         self.raw_scale = _parameter(1.0)
         if df is None:
             self.raw_df = _parameter(3.0)

@@ -1,0 +1,155 @@
+"""Refusals in words: each names the argument, what was expected, what came, and what to do.
+
+A traced number is a schedule's: only its shape and dtype can be checked.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxvae.types import InputError, PRNGKey
+
+
+def require_key(key: PRNGKey, name: str = "key") -> None:
+    """Refuse anything but one typed key.
+
+    Raises:
+        InputError: `key` is an int, None, a legacy uint32 key, an "rbg" key, or an array of keys.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        got = type(key).__name__ if dtype is None else f"an array of {dtype}"
+        raise InputError(f"{name}: expected a key made by jax.random.key(seed), got {got}")
+    if "rbg" in (kind := str(jax.random.key_impl(key))):
+        raise InputError(
+            f'{name}: expected a key whose draws do not depend on what is mapped over, got one of "{kind}", which '
+            "under vmap draws from one key for all; set jax_default_prng_impl to threefry2x32"
+        )
+    if key.shape != ():
+        raise InputError(
+            f"{name}: expected one key, got an array of keys of shape {key.shape}; "
+            "vmap the function over keys, or pass one of them"
+        )
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str], *, or_else: str = "") -> None:
+    """Refuse anything but one of these strings.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        choices: the strings that are allowed, such as `get_args` of a `Literal`.
+        or_else: what else is allowed, for the message.
+
+    Raises:
+        InputError: naming the argument and the choices.
+
+    >>> require_choice("side", "up", ["left", "right"])
+    Traceback (most recent call last):
+    ...
+    jaxvae.types.InputError: side: expected "left" or "right", got 'up'
+    """
+    names = list(choices)
+    if isinstance(value, str) and value in names:
+        return
+    quoted = [f'"{choice}"' for choice in names]
+    expected = " or ".join(quoted) if len(quoted) <= 2 else f"one of {', '.join(quoted)}"
+    raise InputError(f"{name}: expected {expected}{or_else}, got {value!r}")
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    or_else: str = "",
+) -> None:
+    """Refuse anything but one finite real number within these limits: Python's, NumPy's or JAX's.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        above: a limit that the number must exceed.
+        at_least: the smallest number allowed.
+        below: a limit that the number must stay below.
+        at_most: the largest number allowed.
+        or_else: what else is allowed, or what the number means, for the message.
+
+    Raises:
+        InputError: naming the argument and the limits.
+
+    >>> require_number("momentum", 1.0, at_least=0, below=1)
+    Traceback (most recent call last):
+    ...
+    jaxvae.types.InputError: momentum: expected a finite number of at least 0 and below 1, got 1.0
+    """
+    limits = {"above": above, "of at least": at_least, "below": below, "of at most": at_most}
+    range_ = " and ".join(f"{words} {x:g}" for words, x in limits.items() if x is not None)
+    expected = f"{name}: expected {' '.join(filter(None, ['a finite number', range_]))}{or_else}"
+    if not hasattr(value, "dtype") and (
+        isinstance(value, bool) or not isinstance(value, int | float)
+    ):
+        raise InputError(f"{expected}, got {value!r}")
+    if np.shape(value) != ():
+        raise InputError(f"{expected}, got an array of shape {np.shape(value)}")
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.number):
+        raise InputError(f"{expected}, got {value!r}")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise InputError(f"{expected}, got a complex one, {value!r}")
+    if not is_known(value):
+        return
+    number = float(value)
+    allowed = (
+        (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (below is None or number < below)
+        and (at_most is None or number <= at_most)
+    )
+    if not (allowed and np.isfinite(number)):
+        raise InputError(f"{expected}, got {value!r}")
+
+
+def require_weight(**values: Any) -> None:
+    """Refuse a weight that is not one finite number of at least 0.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    for name, value in values.items():
+        require_number(name, value, at_least=0)
+
+
+def require_integer(name: str, value: Any, *, at_least: int, or_else: str = "") -> int:
+    """Return the value if it is an integer of Python, of at least this size.
+
+    Raises:
+        InputError: naming the argument and the limit.
+    """
+    if type(value) is not int or value < at_least:
+        raise InputError(
+            f"{name}: expected an integer of at least {at_least}{or_else}, got {value!r}"
+        )
+    return value
+
+
+def require_positive(**values: Any) -> None:
+    """Refuse counts below one.
+
+    Raises:
+        InputError: naming the first that is not an integer of at least 1.
+    """
+    for name, value in values.items():
+        require_integer(name, value, at_least=1)
+
+
+def is_known(value: Any) -> bool:
+    """Return whether a number is a value that can be looked at, not one that is traced."""
+    return not isinstance(value, Tracer)
