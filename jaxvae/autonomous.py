@@ -1,12 +1,12 @@
-"""The encoder with a loss of its own: added to any objective, or instead of the bound.
+"""Losses of the encoder alone, added to any objective or in place of the bound.
 
-A VAE does not need the bound to train its encoder. With a population pop(x), any encoder q(z|x),
+The encoder of a VAE need not be trained by the bound. With a population pop(x), any encoder q(z|x),
 its aggregate q(z) = E_pop q(z|x) and its inverse q(x|z) = pop(x) q(z|x) / q(z),
 
     E_pop E_q [log p(x, z) - log q(z|x)] = -H(x) - KL(q(z) || p(z)) - E_q(z) KL(q(x|z) || p(x|z))
 
-so the best prior and the best decoder, q(z) and q(x|z), bring the mean bound to -H(x), the most that
-any model of x can have, whatever the encoder. The encoder is free to follow another aim.
+so with the optimal prior q(z) and the optimal decoder q(x|z) the mean bound is -H(x), the maximum for
+any model of x, whatever the encoder. The encoder may therefore be trained for another purpose.
 
 Source: McAllester (2020), "Encoder autonomy".
 """
@@ -26,11 +26,11 @@ from jaxvae.keys import OfExample, stream_key
 from jaxvae.types import InputError, Model, Objective, PRNGKey, Scalar, Terms
 
 EncoderLoss: TypeAlias = Callable[[PRNGKey, Model, Array], Float[Array, ""]]
-"""`(key, model, x) -> scalar`, nats of one example, to be minimised."""
+"""`(key, model, x) -> scalar`, the loss of one example, nats, to be minimised."""
 
 
 class _WithEncoderLoss(NamedTuple):
-    """`objective - weight * encoder_loss`, the bound untouched."""
+    """The objective `objective - weight * encoder_loss`, with the bound unchanged."""
 
     objective: Objective
     encoder_loss: EncoderLoss
@@ -57,18 +57,18 @@ class _WithEncoderLoss(NamedTuple):
 def with_encoder_loss(
     objective: Objective, encoder_loss: EncoderLoss, *, weight: Scalar = 1.0
 ) -> Objective:
-    """Any objective, with any loss on the encoder added.
+    """Add an encoder loss to an objective.
 
-    `objective' = objective - weight * encoder_loss`; `bound`, `distortion` and `rate` are unchanged, to
-    the bit, since the loss draws from a key of its own.
+    `objective' = objective - weight * encoder_loss`; `bound`, `distortion` and `rate` are unchanged to the
+    last bit, since the loss draws from a separate key.
 
     Args:
         objective: `(key, model, x) -> Terms` or a scalar to ascend, for one example.
-        encoder_loss: `(key, model, x) -> scalar`, nats of one example, to be minimised.
-        weight: what the loss is multiplied by.
+        encoder_loss: `(key, model, x) -> scalar`, the loss of one example, nats, to be minimised.
+        weight: the factor on the loss.
 
     Returns:
-        An objective, whose options are those of `objective`; it can be given another loss.
+        An objective with the options of `objective`, to which another loss can be added.
 
     Raises:
         InputError: the weight is not a finite number of at least 0; when called, the loss is not a
@@ -84,31 +84,31 @@ def with_encoder_loss(
     Source: McAllester (2020), "Encoder autonomy", last paragraph.
     """
     require_weight(weight=weight)
-    # Python's number, so that the objective can be looked up among compiled ones.
+    # A Python number is hashable, so that the objective can be found among compiled ones.
     return _WithEncoderLoss(objective, encoder_loss, float(weight) if is_known(weight) else weight)
 
 
 def autonomous_encoder(
     objective: Objective, encoder_loss: EncoderLoss, *, weight: Scalar = 1.0
 ) -> Objective:
-    """The encoder trained by its own loss alone; decoder and prior by the bound.
+    """Return an objective that trains the encoder by its own loss only, and decoder and prior by the bound.
 
-    As `with_encoder_loss`, but the objective sees `posterior(x)` of a stopped copy of the model, so its
-    gradient does not reach what only the encoder holds. A decoder or prior that shares weights
-    with the encoder still moves them.
+    Unlike `with_encoder_loss`, the objective uses `posterior(x)` of a copy of the model with stopped
+    gradients, so that its gradient does not reach the weights of the encoder. Weights that a decoder or
+    prior shares with the encoder are still trained by it.
 
     Args:
-        objective: `(key, model, x) -> Terms` or a scalar to ascend, which asks the model for `prior`,
-            `posterior` and `likelihood` alone.
-        encoder_loss: `(key, model, x) -> scalar`, nats of one example, to be minimised.
-        weight: what the loss is multiplied by.
+        objective: `(key, model, x) -> Terms` or a scalar to ascend, which uses only `prior`,
+            `posterior` and `likelihood` of the model.
+        encoder_loss: `(key, model, x) -> scalar`, the loss of one example, nats, to be minimised.
+        weight: the factor on the loss.
 
     Returns:
         An objective.
 
     Raises:
-        InputError: as `with_encoder_loss`; or the objective has an encoder loss already, which would
-            have no effect.
+        InputError: the same cases as for `with_encoder_loss`; or the objective already has an encoder
+            loss, which would have no effect.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -117,7 +117,7 @@ def autonomous_encoder(
     >>> [bool(jnp.any(layer.kernel[...])) for layer in (gradient.encoder.layers[0], gradient.decoder.layers[0])]
     [False, True]
 
-    Source: McAllester (2020), "Encoder autonomy": the encoder is held while the prior
+    Source: McAllester (2020), "Encoder autonomy": the encoder is held fixed while the prior
     and the decoder are fitted.
     """
     if _depth(objective):
@@ -131,22 +131,22 @@ def autonomous_encoder(
 def noise_consistency(
     key: PRNGKey, model: Model, x: Float[Array, "*event"], *, dropped: float = 0.1
 ) -> Float[Array, ""]:
-    """An encoder loss: the posterior should not change when some entries of x are lost.
+    """An encoder loss for robustness: the change of the posterior when random entries of x are set to 0.
 
-    `KL(q(z|x') || q(z|x))`, where x' is x with each entry set to 0 with the chance `dropped`. Add it to
-    an objective that keeps the encoder informative: alone, a constant encoder has the least.
+    `KL(q(z|x') || q(z|x))`, where x' is x with each entry set to 0 with probability `dropped`. Add it to
+    an objective that keeps the encoder informative, since alone it is minimised by a constant encoder.
 
     Args:
-        key: one typed key, for which entries are lost.
+        key: one typed key, for the choice of entries.
         model: a model whose posteriors have a KL in closed form.
         x: one example.
-        dropped: the chance that an entry is lost, in (0, 1).
+        dropped: the probability that an entry is set to 0, in (0, 1).
 
     Returns:
         A scalar of at least 0, nats.
 
     Raises:
-        InputError: the chance is out of its range, or the KL has no closed form.
+        InputError: the probability is out of its range, or the KL has no closed form.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -169,23 +169,23 @@ def supervised_latents(
     *,
     target: Callable[[Array], Float[Array, "D"]],
 ) -> Float[Array, ""]:
-    """An encoder loss: the posterior should expect the latent that a teacher gives.
+    """An encoder loss for supervision: the negative log-density of a target latent under the posterior.
 
-    `-log q(target(x) | x)`, the cross-entropy of the posterior. The teacher is any function of x: a
-    fixed projection, principal components, features of a trained network. It suffices alone, as
-    the loss of `autonomous_encoder`, and then the bound fits a density around given features.
+    `-log q(target(x) | x)`, the cross-entropy of the posterior. The target is any function of x: a
+    fixed projection, principal components, features of a trained network. It can be the only loss of
+    the encoder, in `autonomous_encoder`; the bound then fits a density model to given features.
 
     Args:
-        key: not used; every encoder loss takes one.
-        model: the model whose posterior is taught.
+        key: not used; every encoder loss has this argument.
+        model: the model whose posterior is supervised.
         x: one example.
-        target: x -> the latent of x; no gradient flows into it.
+        target: x -> the target latent of x; no gradient flows into it.
 
     Returns:
-        A scalar, nats; as a density it may be below 0.
+        A scalar, nats; it may be below 0, since q is a density.
 
     Raises:
-        InputError: the target is not of the latent's shape.
+        InputError: the target does not have the latent's shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -202,7 +202,7 @@ def supervised_latents(
 
 
 class _StoppedEncoder(NamedTuple):
-    """A model whose posterior no gradient passes."""
+    """A model whose posterior passes no gradient to its parameters."""
 
     model: Model
 
@@ -223,7 +223,7 @@ def _with_stopped_encoder(
 
 
 def _depth(objective: Objective) -> int:
-    """How many encoder losses an objective has already."""
+    """Return the number of encoder losses that an objective already has."""
     while isinstance(objective, partial):
         objective = objective.func
     return 1 + _depth(objective.objective) if isinstance(objective, _WithEncoderLoss) else 0

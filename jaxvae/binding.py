@@ -1,7 +1,7 @@
-"""What an example brings besides x: its label, and which of its values were observed.
+"""Binding the label of an example and the mask of its observed values to a model.
 
-Objectives take one x and a model. What else is known of the example is bound to the model first, so
-that no objective, bound or evaluation has to know of it.
+Objectives take one x and a model. The label and the mask of the example are bound to the model first,
+so that objectives, bounds and evaluations need not handle them.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -27,11 +27,11 @@ class Conditional(Protocol):
 
 
 class Observed(NamedTuple):
-    """A model of the values of x that were observed: those with mask 1.
+    """A model of the observed values of x, those with mask 1.
 
-    `log p(x_observed|z) = sum_i mask_i log p(x_i|z)`: the others are integrated out, which leaving
-    their factors out does. The encoder sees zeros in their place; what is stored there, NaN
-    included, has no effect on values or gradients.
+    `log p(x_observed|z) = sum_i mask_i log p(x_i|z)`: omitting the factors of the missing values
+    integrates these out. The encoder's input has zeros in their place; the values stored there, NaN
+    included, have no effect on results or gradients.
 
     Source: Nazabal et al. (2020), "Handling incomplete heterogeneous data using VAEs"; Mattei and
     Frellsen (2019), "MIWAE: deep generative modelling and imputation of incomplete data sets".
@@ -52,7 +52,7 @@ class Observed(NamedTuple):
         """p(x_observed|z).
 
         Raises:
-            InputError: the likelihood does not factorise over the values that the mask is of.
+            InputError: the likelihood does not factorise over the values of x, or the mask is of another shape.
         """
         likelihood, shape = self.model.likelihood(z), jnp.shape(self.mask)
         if likelihood.event_shape != shape:
@@ -75,11 +75,11 @@ def bind(
 ) -> PyTree:
     """The plain model of one example: `given` its label where it needs one, of its observed values.
 
-    A model that is complete by itself does not see the label, and what is no model, but has an
-    objective of its own, stays what it is.
+    A model that needs no label ignores it. An object that is not a model, but has its own objective, is
+    returned unchanged if there is no mask.
 
     Raises:
-        InputError: the model needs a label and there is none.
+        InputError: the model needs a label and none is given.
     """
     if isinstance(model, Conditional) and not isinstance(model, Model):
         if label is None:
@@ -95,7 +95,7 @@ def require_class(y: Label, num_classes: int) -> Int[Array, ""]:
     """The class y as an int32 scalar; one that is traced cannot be looked at, see `one_hot`.
 
     Raises:
-        InputError: y is no integer scalar, or not one of 0 to num_classes - 1.
+        InputError: y is not an integer scalar, or not from 0 to num_classes - 1.
     """
     expected = f"y: expected one class, an integer from 0 to {num_classes - 1}"
     known = not isinstance(y, Tracer)
@@ -109,18 +109,18 @@ def require_class(y: Label, num_classes: int) -> Int[Array, ""]:
 
 
 def nan_where_not(holds: Float[Array, "..."]) -> Float[Array, "..."]:
-    """0 where 1, NaN where 0: what compiled code has in the place of a refusal.
+    """Return 0 where `holds` is 1 and NaN where it is 0, since compiled code cannot raise an error.
 
-    `sqrt(holds - 1)`, since a NaN that is written down stops a program under `jax_debug_nans`.
+    `sqrt(holds - 1)`, since a literal NaN stops every program under `jax_debug_nans`.
     """
     return jnp.sqrt(holds - 1)
 
 
 def one_hot(y: Int[Array, ""], num_classes: int, dtype: Any = jnp.float32) -> Float[Array, "C"]:
-    """The class y as a vector of 0 and one 1; NaN where y is no class.
+    """Return the one-hot vector of class y; all NaN if y is not a class.
 
-    Compiled code cannot refuse a label. `jax.nn.one_hot` gives zeros for one that is no class, and with them
-    bounds that look right.
+    Compiled code cannot refuse a label. `jax.nn.one_hot` gives zeros for a label that is not a class, and hence
+    bounds that look plausible.
 
     >>> one_hot(jnp.array(1), 3).tolist(), bool(jnp.isnan(one_hot(jnp.array(3), 3)).all())
     ([0.0, 1.0, 0.0], True)
@@ -130,13 +130,13 @@ def one_hot(y: Int[Array, ""], num_classes: int, dtype: Any = jnp.float32) -> Fl
 
 
 def require_labels(labels: Any, num_classes: int, name: str = "labels") -> Int[np.ndarray, "N"]:
-    """Labels [N] as an int32 array, every one of them a class.
+    """Return labels [N] as an int32 array, after checking that every label is a class.
 
-    Compiled code cannot look at values, and gives NaN for a label that is no class: call this on the whole
-    array before.
+    Compiled code cannot check values, and gives NaN for a label that is not a class: call this function on the
+    whole array beforehand.
 
     Raises:
-        InputError: they are no integers, have another shape, or one is no class.
+        InputError: the labels are not integers, have another shape, or one is not a class.
 
     >>> require_labels([0, 2, 1], 3)
     array([0, 2, 1], dtype=int32)

@@ -1,9 +1,9 @@
-"""Bounds on log p(x) as functions of log-weights: no models, no networks, no keys.
+"""Bounds on log p(x) as functions of log-weights, without models, networks or keys.
 
 `log_w[k] = log p(x, z_k) - log q(z_k | x)` for samples `z_k ~ q(z|x)`, k = 1..K, in nats, and
-`w[k] = exp(log_w[k])`; a sample of weight 0 has `log_w[k] = -inf`. All are lower bounds in expectation but
-`renyi` of negative order, `vr_max`, `chi_upper` and the right thermodynamic sum. A user's own bound is any
-function of `log_w`.
+`w[k] = exp(log_w[k])`; a sample of weight 0 has `log_w[k] = -inf`. All are lower bounds in expectation, except
+`renyi` of negative order, `vr_max`, `chi_upper` and the right thermodynamic sum. Any function of `log_w` can be
+used as your own bound.
 """
 
 from functools import partial
@@ -68,9 +68,9 @@ def iwae(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
     """Variational Renyi bound.
 
-    `renyi = log mean_k w[k]^(1 - alpha) / (1 - alpha)`: falls in alpha; the IWAE bound at 0, the ELBO
-    in the limit alpha -> 1, and `vr_max` for alpha -> -inf. The exact bound lies below log p(x) for
-    alpha > 0 and above it for alpha < 0; a finite K biases it downward for alpha < 1.
+    `renyi = log mean_k w[k]^(1 - alpha) / (1 - alpha)` decreases in alpha; it is the IWAE bound at 0, the
+    ELBO in the limit alpha -> 1, and `vr_max` for alpha -> -inf. The exact bound lies below log p(x) for
+    alpha > 0 and above it for alpha < 0; a finite K biases the estimate downward for alpha < 1.
 
     Args:
         log_w: log-weights [K], nats.
@@ -89,8 +89,8 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
     require_number("alpha", alpha)
     if alpha == 1:
         return jnp.mean(log_w)
-    # Relative to the log-weight that dominates, and near alpha = 1, where the sum is nearly one, by the
-    # difference from one: dividing the logarithm itself by 1 - alpha would multiply its rounding.
+    # Computed relative to the dominant log-weight. Near alpha = 1 the mean is nearly one, and its difference
+    # from one is used, since dividing a rounded logarithm by 1 - alpha would amplify the rounding error.
     power = 1 - alpha
     top = jnp.max(log_w) if power > 0 else jnp.min(log_w)
     is_finite = jnp.isfinite(top)
@@ -102,9 +102,9 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
 
 
 def vr_max(log_w: Float[Array, "K"]) -> Float[Array, ""]:
-    """The largest log-weight, `max_k log_w[k]`: the Renyi bound of order -inf.
+    """The largest log-weight, `max_k log_w[k]`, the Renyi bound of order -inf.
 
-    Its expectation exceeds the IWAE bound of the same K by at most log K; it is no lower bound.
+    It exceeds the IWAE bound of the same samples by at most log K; it is not a lower bound on log p(x).
 
     Source: Li and Turner (2016), "Renyi divergence variational inference", section 4.2.
     """
@@ -115,13 +115,13 @@ def vr_max(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 def multiply_iwae(log_w: Float[Array, "M K"]) -> Float[Array, ""]:
     """Mean of M importance-weighted bounds of K samples each.
 
-    `multiply_iwae = mean_m log mean_k w[m, k]`: the axes in this order, K inside the logarithm.
+    `multiply_iwae = mean_m log mean_k w[m, k]`, with the mean over K, the last axis, inside the logarithm.
 
     Args:
         log_w: log-weights [M, K], nats.
 
     Raises:
-        InputError: `log_w` does not have these two axes.
+        InputError: `log_w` does not have the two axes [M, K], both at least 1.
 
     >>> log_w = jnp.log(jnp.array([[1.0, 3.0], [2.0, 2.0]]))
     >>> round(float(multiply_iwae(log_w)), 6)
@@ -165,18 +165,18 @@ def thermodynamic(
 ) -> Float[Array, ""]:
     """Riemann sum of the thermodynamic integral, log p(x) = int_0^1 E_{pi_b}[log w] db.
 
-    `pi_b(z) ~ q(z|x)^(1-b) p(x, z)^b`, whose expectations are self-normalised averages with weights
-    `softmax(b * log_w)`. The integrand rises in b, so the left sum is a lower bound and the right one
-    an upper bound of log p(x), but for the bias of self-normalisation at a finite K.
+    `pi_b(z)` is proportional to `q(z|x)^(1-b) p(x, z)^b`; its expectations are self-normalised averages
+    with weights `softmax(b * log_w)`. The integrand increases in b, so the left sum is a lower bound and
+    the right sum an upper bound on log p(x), up to the bias of self-normalisation at a finite K.
 
     Args:
         log_w: log-weights [K], nats.
-        betas: where the integrand is evaluated, [P], rising from 0; 1 is the last point by itself.
-        side: which end of each interval stands for it.
+        betas: the left ends of the intervals [P], increasing from 0; the last interval ends at 1.
+        side: the end of each interval at which the integrand is evaluated, "left" or "right".
 
     Raises:
-        InputError: `log_w` is not one axis of at least one sample, the points do not rise from 0 to at most
-            1, or `side` is unknown.
+        InputError: `log_w` is not one axis of at least one sample, the points do not increase from 0 to at
+            most 1, or `side` is unknown.
 
     >>> log_w = jnp.log(jnp.array([1.0, 3.0]))
     >>> bool(thermodynamic(log_w, jnp.array([0.0])) == elbo(log_w))
@@ -197,7 +197,7 @@ def thermodynamic(
 
 
 def _tilted_mean(log_w: Float[Array, "K"], beta: Float[Array, ""]) -> Float[Array, ""]:
-    """`E_{pi_beta}[log w]`; a weight of 0 is impossible under pi_beta, but for beta = 0, where it makes it -inf."""
+    """`E_{pi_beta}[log w]`; samples of weight 0 have probability 0 under pi_beta, but give -inf at beta = 0."""
     possible = log_w > -jnp.inf
     finite = jnp.where(possible, log_w, 0.0)
     share = jax.nn.softmax(jnp.where(possible, beta * finite, -jnp.inf))
@@ -206,7 +206,7 @@ def _tilted_mean(log_w: Float[Array, "K"], beta: Float[Array, ""]) -> Float[Arra
 
 
 def _require_partition(betas: Float[Array, "P"]) -> None:
-    """Refuse points that do not rise from 0 to at most 1; those that are traced are trusted."""
+    """Refuse points that do not increase from 0 to at most 1; traced points are not checked."""
     if isinstance(betas, Tracer):
         return
     points = np.asarray(betas)
@@ -217,13 +217,13 @@ def _require_partition(betas: Float[Array, "P"]) -> None:
 
 
 def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:
-    """Chi upper bound, `log mean_k w[k]^order / order`, for order >= 1.
+    """The chi upper bound, `log mean_k w[k]^order / order`, for order >= 1.
 
     The exact bound, log E_q[w^n] / n, lies above log p(x); a finite K biases the estimate downward.
 
     Args:
         log_w: log-weights [K], nats.
-        order: n, at least 1; at 1 this is the IWAE bound.
+        order: n, at least 1; n = 1 gives the IWAE bound.
 
     Raises:
         InputError: `log_w` is not one axis of at least one sample, or the order is below 1.

@@ -1,4 +1,4 @@
-"""How programs are compiled that do not run for long."""
+"""Quick compilation of programs with a short running time."""
 
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
@@ -11,16 +11,16 @@ NO_TRACE = get_opaque_trace_state(convention="nnx")
 
 
 def jit_quickly(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` with about half its seconds of compiling; inside of another program, which has options of its own, `jax.jit`.
+    """Return `jax.jit` of a function with about half the compile time; inside another jitted program, plain `jax.jit`.
 
-    On a CPU LLVM works at the first of its levels. Products are library calls and XLA lays out the loops
-    itself, so evaluation takes as long and gives the same numbers to rounding; a training loop is left as it is.
+    On a CPU, LLVM runs at its first optimisation level. Products are library calls and XLA itself lays out the
+    loops, so evaluation runs equally fast, with the same results up to rounding. The training loop does not use it.
     """
     return Quickly(function, options)
 
 
 class Quickly:
-    """A function that is compiled quickly; all else that it is asked for, such as `lower`, is of `jax.jit`'s."""
+    """A function that is compiled quickly; other attributes, such as `lower`, are those of the `jax.jit` version."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
         self._function, self._options = function, options
@@ -28,11 +28,11 @@ class Quickly:
         update_wrapper(self, function)
 
     @cached_property
-    def _alone(self) -> Any:  # at the first call: asking for the backend starts it
+    def _alone(self) -> Any:  # at the first call, since querying the backend initialises it
         return jax.jit(self._function, compiler_options=_options(), **self._options)
 
     def __call__(self, *args: Any) -> Any:
-        """Call the function, compiled for the place of the call."""
+        """Call the function, compiled quickly unless the call is inside another traced program."""
         alone = get_opaque_trace_state(convention="nnx") == NO_TRACE
         return (self._alone if alone else self._within)(*args)
 

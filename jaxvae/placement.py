@@ -1,4 +1,4 @@
-"""Arrays whole on every device of a mesh, also of one that several processes share."""
+"""Placement of arrays on the devices of a mesh, which several processes may share."""
 
 from typing import Any, TypeVar
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 def put(tree: T, shardings: Any) -> T:
-    """The arrays of a tree as the shardings say, which may name devices of other processes.
+    """Place the arrays of a tree by the given shardings, which may include devices of other processes.
 
     Args:
-        tree: arrays. With several processes each has the same values, or arrays that lie on the devices
-            of all of them.
-        shardings: one for all, or a tree of them.
+        tree: a pytree of arrays. With several processes, each process has the same values, or the arrays
+            are already distributed over the devices of all processes.
+        shardings: one sharding for all arrays, or a tree of shardings.
 
     Returns:
-        The same values, laid out.
+        The tree of the placed arrays.
     """
     if not isinstance(shardings, NamedSharding):
         return jax.tree.map(put, tree, shardings)
@@ -40,12 +40,12 @@ def put(tree: T, shardings: Any) -> T:
 
 
 def replicated(mesh: Mesh | NamedSharding) -> NamedSharding:
-    """All of an array on each device."""
+    """Return the sharding that replicates a whole array on each device."""
     return NamedSharding(mesh if isinstance(mesh, Mesh) else mesh.mesh, PartitionSpec())  # pyright: ignore[reportArgumentType]
 
 
 def local(tree: T) -> T:
-    """The copies on the first device of this process, of arrays that are whole on every device.
+    """Return the copies, on the first device of this process, of arrays that are replicated on every device.
 
     >>> mesh = jax.make_mesh((1,), ("data",))
     >>> float(local(put(jnp.float32(2.0), replicated(mesh))))
@@ -61,10 +61,10 @@ def local(tree: T) -> T:
 
 
 def from_first_process(tree: T) -> T:
-    """The values that the first process has, on the first device of every process.
+    """Return the values of the first process, on the first device of every process.
 
     Args:
-        tree: arrays of this process; of the same shapes on all of them.
+        tree: a pytree of arrays of this process, with the same shapes on all processes.
     """
     if jax.process_count() == 1:
         return tree

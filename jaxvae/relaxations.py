@@ -1,7 +1,7 @@
 """Gradient estimators for discrete latents: exact enumeration, relaxations, antithetic pairs.
 
 Each is a function `Problem -> (samples, surrogate)`, as in `jaxvae.gradients`. The samples are always
-of the discrete model, so the value stays its bound: a relaxation only bends the gradient.
+of the discrete model, so that the value is its bound: a relaxation changes only the gradient.
 """
 
 import itertools
@@ -37,10 +37,10 @@ MOST_STATES = 4096
 
 
 def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
-    """The exact expectation under q, by the sum over all states of z; no randomness.
+    """The exact expectation under q, by a sum over all states of z, without randomness.
 
-    `sum_z q(z|x) log_w(z)`, for the ELBO, whose expectation is linear in the log-weights. Of a latent
-    with a class y beside reals z, the sum is over y, with `num_samples` draws of z for each class:
+    `sum_z q(z|x) log_w(z)`, for the ELBO, whose expectation is linear in the log-weights. For a latent
+    of a class y and reals z, the sum is over y, with `num_samples` samples of z for each class:
     `sum_y q(y|x) mean_k log_w(y, z_yk)`, `z_yk ~ q(z|x, y)` reparameterised.
 
     Raises:
@@ -63,10 +63,10 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 def _enumerate_classes(
     problem: Problem, q: ClassConditional, p: Distribution
 ) -> tuple[Samples, Float[Array, ""]]:
-    """Every class with samples of the reals given it: S = K * C latents, weighted by q(y|x) / K.
+    """Enumerate the classes, with samples of z given each: S = K * C latents, weighted by q(y|x) / K.
 
-    Sample k of class y draws from `fold_in(fold_in(key, y), k)`: those that the model with y bound
-    draws with the key `fold_in(key, y)`.
+    Sample k of class y draws from `fold_in(fold_in(key, y), k)`, as does the model with y bound under
+    the key `fold_in(key, y)`.
     """
     count, classes = problem.num_samples, q.num_classes
     model, x, noise_shape = problem.model, problem.x, jnp.shape(q.loc)[-1:]
@@ -93,10 +93,10 @@ def _enumerate_classes(
 def straight_through(
     problem: Problem, *, temperature: Scalar = 1.0
 ) -> tuple[Samples, Float[Array, ""]]:
-    """Discrete samples in the value, the gradient of their relaxation in their place.
+    """The straight-through estimator: discrete samples in the value, the gradient of their relaxation.
 
     `z = hard + relaxed - stop_gradient(relaxed)`, with `relaxed = softmax((logits + gumbel) /
-    temperature)` and `hard` its largest entry. Biased.
+    temperature)` and `hard` the one-hot vector of its largest entry. Biased.
 
     Source: Bengio, Leonard and Courville (2013), "Estimating or propagating gradients through
     stochastic neurons"; Jang, Gu and Poole (2017), "Categorical reparameterization with
@@ -108,7 +108,7 @@ def straight_through(
 def gumbel_softmax(
     problem: Problem, *, temperature: Scalar = 1.0
 ) -> tuple[Samples, Float[Array, ""]]:
-    """The gradient of the relaxed model, the value of the discrete one on the same Gumbel noise.
+    """The Gumbel-softmax estimator: the value of the discrete model, the gradient of the relaxed one on the same noise.
 
     `relaxed = softmax((logits + gumbel) / temperature)`, or `sigmoid((logit + logistic) /
     temperature)` for bits. Biased for the discrete model; less so as the temperature falls, while
@@ -156,10 +156,10 @@ def _relaxed(
 def relaxed_sample(
     q: Distribution, key: PRNGKey, temperature: Scalar
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """A sample of q and its relaxation, from the same noise: both [D].
+    """Draw a sample of q and its relaxation from the same noise, both [D].
 
     Raises:
-        InputError: q is not of bits or one-hot vectors.
+        InputError: q is not over bits or one-hot vectors.
     """
     if isinstance(q, OneHotCategorical):
         noisy = q.logits + jax.random.gumbel(key, q.logits.shape)
@@ -170,17 +170,17 @@ def relaxed_sample(
 
 
 def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
-    """DisARM: an antithetic pair of bit vectors for each sample, unbiased in q and p.
+    """The DisARM estimator: an antithetic pair of bit vectors for each sample; unbiased in q and p.
 
     With `u` uniform, `b = 1[1 - u < sigmoid(a)]`, `b' = 1[u < sigmoid(a)]` and f the log-weight,
 
     `d/da_d = (f(b) - f(b')) / 2 * (-1)^b'_d * 1[b_d != b'_d] * sigmoid(|a_d|)`.
 
     Raises:
-        InputError: q is not of bits, or the bound is not linear in the log-weights.
+        InputError: q is not over bits, or the bound is not linear in the log-weights.
 
     Source: Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary
-    latent variables"; in p, the mean of the gradients at both.
+    latent variables"; the gradient in p is the mean of those at both vectors.
     """
     model, x = problem.model, problem.x
     q, p = model.posterior(x), model.prior()
@@ -211,10 +211,10 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 
 
 def bit_logits(q: Distribution) -> Float[Array, "D"]:
-    """The logits of a posterior of independent bits.
+    """Return the logits of a posterior over independent bits.
 
     Raises:
-        InputError: it is another distribution.
+        InputError: q is another distribution.
     """
     if isinstance(q, Independent) and isinstance(q.base_dist, FloatBernoulli):
         return jnp.asarray(q.base_dist.logits)
@@ -225,15 +225,15 @@ def bit_logits(q: Distribution) -> Float[Array, "D"]:
 
 
 def _dtype(q: Distribution) -> Any:
-    """Of a discrete latent: that of its logits."""
+    """Return the dtype of a discrete latent, which is that of its logits."""
     return jnp.result_type(q.logits if isinstance(q, OneHotCategorical) else bit_logits(q))
 
 
 def states(q: Distribution) -> Float[np.ndarray, "S D"]:
-    """All states of a discrete latent, as rows.
+    """Return all states of a discrete latent, as rows.
 
     Raises:
-        InputError: q is not of bits or one-hot vectors, or there are more than 4,096 of them.
+        InputError: q is not over bits or one-hot vectors, or has more than 4,096 states.
     """
     if isinstance(q, OneHotCategorical):
         variables, classes = q.logits.shape[-2:]

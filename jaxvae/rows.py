@@ -1,15 +1,15 @@
-"""`x @ w` for one example, which stays one matrix product under any number of `vmap`s.
+"""`x @ w` for one example, which remains one matrix product under any number of `vmap`s.
 
-A layer sees one vector. Under `vmap` over samples and examples, JAX makes of `x @ w` a product of
+A layer takes one vector. Under `vmap` over samples and examples, JAX turns `x @ w` into a product of
 [B, K, I] by [I, O], whose weight gradient contracts two axes; XLA then copies the transposed
-cotangent, the largest array of the step, before it multiplies (a fifth of the step of an IWAE with
-K = 50 on a CPU). Here each `vmap` folds its axis into the rows of one [B * K, I] matrix instead, so that
-the forward and both backward products are plain two-dimensional ones. Both backward products are
-`rows` again, so what holds of one holds of all three, whatever transforms them.
+cotangent, the largest array of the step, before it multiplies (a fifth of the time of a step of an IWAE
+with K = 50 on a CPU). Here each `vmap` folds its axis into the rows of one [B * K, I] matrix instead, so
+that the forward and both backward products are two-dimensional. Both backward products are `rows` again,
+so that the same rules apply to all three under every transformation.
 
-In bfloat16 the operands of a product are rounded as it is computed, those of the backward products
-like those of the forward one, and products of entries are summed in float32. The casts stand inside
-of the primitive: outside, JAX would round the gradients of x and w themselves.
+In bfloat16 the operands of each product, forward or backward, are rounded when it is computed, and
+products of entries are summed in float32. The casts are inside the primitive: outside, JAX would
+round the gradients of x and w themselves.
 """
 
 from typing import Any
@@ -29,18 +29,18 @@ rows_p = Primitive("rows")
 def rows(
     x: Float[Array, "*M N I"], w: Float[Array, "*M I O"], precision: Any = None
 ) -> Float[Array, "*M N O"]:
-    """`x @ w`, a bilinear primitive whose batching rule folds axes of x into its rows.
+    """The product `x @ w`, a bilinear primitive whose batching rule folds axes of x into its rows.
 
     Args:
         x: the left factor.
         w: the right factor.
-        precision: "bfloat16" rounds both factors to it; else JAX's own, such as "highest".
+        precision: "bfloat16" rounds both factors to bfloat16; all others are JAX's, such as "highest".
     """
     return rows_p.bind(x, w, precision=precision)
 
 
 def operands(a: Array, b: Array, precision: Any) -> tuple[Array, Array, dict[str, Any]]:
-    """The operands of a product as it is computed, and JAX's options for it."""
+    """Return the operands of a product, rounded to bfloat16 if requested, and JAX's options for it."""
     if precision != "bfloat16":
         return a, b, {"precision": precision}
     result = {"preferred_element_type": jnp.promote_types(a.dtype, b.dtype)}
@@ -55,10 +55,10 @@ def dot_general(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> Array:
-    """What `nnx.Linear` takes as its `dot_general`: `rows` for vectors by a matrix, else JAX's own.
+    """The `dot_general` of `nnx.Linear`: `rows` for vectors by a matrix, else JAX's own.
 
     Raises:
-        InputError: bfloat16 is asked for in another product.
+        InputError: bfloat16 is requested for any other product.
     """
     vectors_by_matrix = (((lhs.ndim - 1,), (0,)), ((), ()))
     plain = rhs.ndim == 2 and preferred_element_type is None

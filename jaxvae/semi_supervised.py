@@ -1,7 +1,7 @@
-"""Learning from few labels: the unlabelled bound of M2, and what labelled rows add to it.
+"""Semi-supervised learning: the bound of M2 for unlabelled examples, and the terms of labelled rows.
 
-The labelled rows are an argument of the objective and no part of the batch, so every objective
-still sees one unlabelled example; what the rows add depends on the model alone.
+The labelled rows are an argument of the objective, not a part of the batch, so that the objective is
+still a function of one unlabelled example; the labelled terms do not depend on that example.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from jaxvae.keys import OfExample, fold_each, stream_key
 from jaxvae.types import AnyArray, InputError, Label, Model, PRNGKey, Scalar, Terms
 
 Observe: TypeAlias = Callable[[PRNGKey, Array], Array]
-"""One stored example -> one model input, such as `jaxvae.data.Dataset.observe`."""
+"""`(key, one stored example) -> one model input`, such as `jaxvae.data.Dataset.observe`."""
 
 
 @runtime_checkable
@@ -55,36 +55,36 @@ def semi_supervised(
     labelled_batch: int = 500,
     **options: Any,
 ) -> Terms:
-    """The bound of one unlabelled example, and the log-probability of the labels that are known.
+    """The bound of one unlabelled example plus the weighted log-probability of labelled rows.
 
     `bound = sum_y q(y|x) (bound of given(y) + log p(y)) + H(q(y|x))`, as `elbo(gradient="enumerate")`, and
 
     `objective = bound + label_weight * mean_j log q(y_j|x_j)
     + labelled_bound * mean_j (bound of given(y_j) at x_j + log p(y_j))`.
 
-    The first mean is over all M labelled rows where there are at most `labelled_batch`: it depends on
-    the model alone, so under `vmap` over examples it is computed once. Of more rows, each example
-    draws one, j ~ uniform, of the same expectation. The second mean is always of one row drawn, since
-    every bound needs samples of its own.
+    The first mean is over all M labelled rows if there are at most `labelled_batch`: it depends on the
+    model alone, so that under `vmap` over examples it is computed once. If there are more, each example
+    uses one row j drawn uniformly, which has the same expectation. The second mean is always estimated
+    from one such row, since every bound needs its own samples.
 
     Args:
         key: one typed key.
         model: a model with `label_prior`, `label_posterior` and `given`, such as `models.ssvae`.
         x: one example without a label.
-        labelled_x: the labelled examples as the model sees them. Bits that should be redrawn at every
-            step come from a schedule, see `redrawn`.
-        labelled_y: their classes, integers from 0 to C - 1.
-        label_weight: what the labels weigh beside one unlabelled example.
-        labelled_bound: weight of the bound of labelled rows; 0 leaves them to the classifier, M / N is
-            the source's sum over all data, N being the number of unlabelled examples.
-        labelled_batch: how many labelled rows are still taken all at once.
-        **options: of `jaxvae.elbo`, such as `num_samples`; its `gradient` is "enumerate" by default.
+        labelled_x: the labelled examples as inputs of the model. For bits that are drawn again at every
+            step use a schedule, see `redrawn`.
+        labelled_y: the classes of `labelled_x`, integers from 0 to C - 1.
+        label_weight: weight of the labels relative to one unlabelled example.
+        labelled_bound: weight of the bound of labelled rows; with 0 they train the classifier only, M / N
+            gives the source's sum over all data, N being the number of unlabelled examples.
+        labelled_batch: the largest number of labelled rows that are all used at once.
+        **options: options of `jaxvae.elbo`, such as `num_samples`; `gradient` is "enumerate" by default.
 
     Returns:
-        `Terms` of scalars, nats; all but `objective` are those of the unlabelled example.
+        `Terms` of scalars, nats; all except `objective` are those of the unlabelled example.
 
     Raises:
-        InputError: the labelled rows do not fit the model, or an option is not usable.
+        InputError: the labelled rows do not fit the model, or an option is invalid.
 
     >>> import jaxvae as jv
     >>> model = jv.models.ssvae(jax.random.key(0), (4,), num_classes=2, latent_dim=1, hidden=(3,))
@@ -136,17 +136,17 @@ def _label_log_prob(model: Classifying, x: Array, y: Array) -> Array:
 def redrawn(
     key: PRNGKey, observe: Observe, stored: AnyArray
 ) -> Callable[[Int[Array, ""]], Float[Array, "M *event"]]:
-    """A schedule of `labelled_x`: the stored rows as they are observed anew at every step.
+    """Return a schedule of `labelled_x`: the stored rows, observed again at every step.
 
     `labelled_x[j] = observe(fold_in(fold_in(key, step), j), stored[j])`.
 
     Args:
-        key: one typed key, not the run's own.
-        observe: one stored example -> one model input, such as `Dataset.observe`.
+        key: one typed key, different from the key of the run.
+        observe: `(key, one stored example) -> one model input`, such as `Dataset.observe`.
         stored: the labelled rows as stored [M, *event].
 
     Returns:
-        For `make_step(..., schedules={"labelled_x": redrawn(...)})`.
+        The schedule, for `make_step(..., schedules={"labelled_x": redrawn(...)})`.
     """
     require_key(key)
     stored = jnp.asarray(stored)
@@ -161,7 +161,7 @@ def redrawn(
 def choose_labelled(
     key: PRNGKey, labels: Int[Array | np.ndarray, "N"], num_labels: int, num_classes: int
 ) -> Int[np.ndarray, "M"]:
-    """Which rows keep their labels: as many of every class, drawn without replacement.
+    """Draw the rows that keep their labels, equally many of every class, without replacement.
 
     Args:
         key: one typed key.
@@ -173,7 +173,7 @@ def choose_labelled(
         M indices of rows, class by class.
 
     Raises:
-        InputError: the labels are no classes, M is not a multiple of C, or a class has too few rows.
+        InputError: the labels are not classes, M is not a multiple of C, or a class has too few rows.
 
     >>> labels = np.array([0, 1, 1, 0, 1, 0])
     >>> labels[choose_labelled(jax.random.key(0), labels, 4, 2)].tolist()

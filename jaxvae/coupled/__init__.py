@@ -1,15 +1,15 @@
-"""Everything here couples the examples of a batch: `(keys [B], model, xs [B, *event]) -> Terms` of [B].
+"""Objectives that couple the examples of a batch: `(keys [B], model, xs [B, *event]) -> Terms` of [B].
 
-Each is for `jaxvae.training.make_step(objective, optimizer, batch_coupled=True)`. The term that
-couples enters `objective` alone, so that its mean over the batch is the published objective;
-`bound`, `distortion` and `rate` are those of each example on its own.
+Each is for `jaxvae.training.make_step(objective, optimizer, batch_coupled=True)`. The coupling term
+enters `objective` alone, so that its mean over the batch is the published objective;
+`bound`, `distortion` and `rate` are those of each example alone.
 
-A `weight` [B], of the batch or of its `mask` of examples, reaches the term that couples, too. An example of
-weight 0 is not there, NaN included; weights that are alike are none, and only their ratios matter. Of
-independent examples of one law, covariance and MMD have no bias, whatever the weights. An example of
-weight 2 weighs as two do, but is no pair: it is not compared with itself. Fewer examples than an objective
-needs are refused, or, where the weights are traced, give a finite number: see `aggregate_covariance`,
-`mmd2`, `log_weights` and `discriminator_log_likelihood`.
+A `weight` [B], from the batch's `weight` or its `mask` of examples, also applies to the coupling term. An example
+of weight 0 is ignored, even if it is NaN; equal weights have no effect, and only the ratios of weights
+matter. For independent, identically distributed examples, covariance and MMD are unbiased whatever the weights.
+An example of weight 2 counts twice, but is not a pair: it is not compared with itself. A batch with fewer
+examples than an objective needs is refused, or, if the weights are traced, gives a finite number: see
+`aggregate_covariance`, `mmd2`, `log_weights` and `discriminator_log_likelihood`.
 """
 
 from jaxvae.coupled.dip import aggregate_covariance, dip_vae

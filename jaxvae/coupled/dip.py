@@ -1,4 +1,4 @@
-"""Everything here couples the examples of a batch: DIP-VAE, the covariance of the latents."""
+"""DIP-VAE, which couples the examples of a batch by the covariance of their latents."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -28,17 +28,17 @@ def dip_vae(
     form: Form = "i",
     kl: KL = "analytic",
 ) -> Terms:
-    """DIP-VAE: the covariance of the latents over the batch is drawn to the identity.
+    """The DIP-VAE objective, which penalises the deviation of the latents' covariance over the batch from identity.
 
     `objective[i] = bound[i] - lambda_off_diagonal sum_{d != e} C[d, e]^2
-    - lambda_diagonal sum_d (C[d, d] - 1)^2`, with C of `aggregate_covariance`. The target is that of a
-    standard normal prior.
+    - lambda_diagonal sum_d (C[d, d] - 1)^2`, with C from `aggregate_covariance`. The identity is the
+    covariance of a standard normal prior.
 
     Args:
-        keys: one typed key an example.
+        keys: typed keys, one per example.
         model: a model whose q(z|x) has a mean and, for form "ii", a covariance in closed form.
         xs: B >= 2 examples.
-        weight: how much each counts in the covariance, see `aggregate_covariance`; alike if None.
+        weight: weights of the examples in the covariance, see `aggregate_covariance`; equal if None.
         lambda_off_diagonal: weight of the squared covariances, nats.
         lambda_diagonal: weight of the squared differences of the variances from 1, nats.
         form: "i", the covariance of the means of q(z|x); "ii", the covariance of z.
@@ -48,8 +48,8 @@ def dip_vae(
         `Terms` of [B], nats.
 
     Raises:
-        InputError: a batch of one, weights of examples that are not usable, an unknown form, a
-            weight below 0, a posterior without the moments, or keys of another shape.
+        InputError: a batch of one, invalid weights of examples, an unknown form, a lambda below 0, a
+            posterior without the moments in closed form, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -75,22 +75,23 @@ def dip_vae(
 def aggregate_covariance(
     q: Distribution, form: Form, weight: Float[Array, "B"] | None = None
 ) -> Float[Array, "D D"]:
-    """Covariance over a batch of posteriors: of their means ("i"), or of their samples ("ii").
+    """Covariance over a batch of posteriors: of their means (form "i"), or of their samples (form "ii").
 
     `C = cov_i(mean_i)` with the divisor B - 1, and for form "ii" `C + mean_i covariance_i`.
 
-    With weights the means are weighted and the divisor of `C = sum_i w_i (mean_i - m) (mean_i - m)^T / c` is
-    `c = sum w - sum w^2 / sum w`, without bias for independent examples of one law. Examples of weight 0
-    are not there; weights that are alike are none; only their ratios matter. An example of weight 2 is
-    two in every sum, but not in c: two tell more than one. Where only one is there, C is 0.
+    With weights the means are weighted, and the divisor in `C = sum_i w_i (mean_i - m) (mean_i - m)^T / c`
+    is `c = sum w - sum w^2 / sum w`, unbiased for independent, identically distributed examples. Examples
+    of weight 0 are ignored; equal weights have no effect; only the ratios of weights matter. An example of
+    weight 2 counts twice in every sum, but not in c, since it is one independent example. With only one
+    example of positive weight, C is 0.
 
     Args:
         q: posteriors of B >= 2 examples, a `jax.vmap` of `model.posterior`.
         form: "i" or "ii".
-        weight: how much each counts; alike if None.
+        weight: weights of the examples; equal if None.
 
     Returns:
-        [D, D], in squares of the latents' unit.
+        The covariance [D, D], in squares of the latents' unit.
 
     Raises:
         InputError: an unknown form, or q has no moments in closed form.
@@ -103,8 +104,8 @@ def aggregate_covariance(
 
     Source: Kumar et al. (2018), "Variational inference of disentangled latent concepts", section 2,
     the law of total covariance; Gough (2009), "GNU Scientific Library reference
-    manual", weighted samples, for the divisor of weights.
-    Departs from the source: the divisor B - 1, without bias, where its code has B.
+    manual", weighted samples, for the divisor with weights.
+    Departs from the source: the unbiased divisor B - 1; its code has B.
     """
     require_choice("form", form, get_args(Form))
     means = fill_rows(jax.vmap(_mean)(q), weight)

@@ -1,4 +1,4 @@
-"""Everything here couples the examples of a batch: FactorVAE and its discriminator."""
+"""FactorVAE and its discriminator, which couple the examples of a batch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ from jaxvae.objectives import KL
 from jaxvae.types import InputError, Model, PRNGKey, Scalar, Terms
 
 Discriminator = Callable[[Array], Array]
-"""One latent [D] -> one logit, of shape [] or [1]."""
+"""A discriminator: one latent [D] -> one logit, of shape [] or [1]."""
 
 
 class FactorVAE(nnx.Module):
-    """A model and a discriminator of its latents, trained as one pytree; the model's own p and q.
+    """A model and a discriminator of its latents, trained as one pytree; p and q are those of the model.
 
     Args:
         vae: any trainable model.
@@ -54,19 +54,19 @@ class FactorVAE(nnx.Module):
         hidden: Sequence[int] = (256, 256, 256),
         activation: Activation = "relu",
     ) -> "FactorVAE":
-        """Give a model a fully connected discriminator of its latents.
+        """Return a `FactorVAE` of the model with a fully connected discriminator of its latents.
 
         Args:
             key: one typed key, for the initial weights.
             vae: any trainable model.
             hidden: widths of the discriminator's hidden layers.
-            activation: what follows each of them.
+            activation: the activation after each hidden layer.
 
         Raises:
-            InputError: the key or a size is not usable.
+            InputError: the key or a size is invalid.
 
         Source: Kim and Mnih (2018), "Disentangling by factorising", appendix A.
-        Departs from the source: one logit for two, and ReLU; 6 layers of 1000 there.
+        Departs from the source: one logit instead of two, and ReLU; the source has 6 layers of 1000.
         """
         require_key(key)
         size = math.prod(vae.prior().event_shape)
@@ -94,18 +94,18 @@ def factor_vae(
     gamma: Scalar,
     kl: KL = "analytic",
 ) -> Terms:
-    """FactorVAE: a total correlation that a discriminator estimates, trained in the same step.
+    """The FactorVAE objective, with the total correlation estimated by a discriminator trained in the same step.
 
-    `objective[i] = bound[i] - gamma logit(z[i])` with `z[i] ~ q(z|x[i])`: for the best discriminator
+    `objective[i] = bound[i] - gamma logit(z[i])` with `z[i] ~ q(z|x[i])`: for the optimal discriminator
     `logit(z) = log q(z) - sum_d log q(z_d)`, whose mean is the total correlation. The discriminator
-    ascends `discriminator_log_likelihood`, which is added as a term of value 0: its gradient reaches
-    the discriminator alone, that of the objective all but the discriminator.
+    ascends `discriminator_log_likelihood`, which is added as a term of value 0. The gradient of this
+    term reaches the discriminator only, that of the other terms everything except the discriminator.
 
     Args:
-        keys: one typed key an example.
+        keys: typed keys, one per example.
         model: a `FactorVAE`, or any model with a `discriminator`.
         xs: B >= 4 examples.
-        weight: how much each counts for the discriminator, see `discriminator_log_likelihood`; alike
+        weight: weights of the examples for the discriminator, see `discriminator_log_likelihood`; equal
             if None.
         gamma: weight of the total correlation.
         kl: how the rate is computed, "analytic" or "monte_carlo".
@@ -114,8 +114,8 @@ def factor_vae(
         `Terms` of [B], nats.
 
     Raises:
-        InputError: a batch of fewer than 4, weights of examples that are not usable, a model without
-            a discriminator, a weight below 0, or keys of another shape.
+        InputError: a batch of fewer than 4, invalid weights of examples, a model without a discriminator,
+            a gamma below 0, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> vae = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -126,8 +126,8 @@ def factor_vae(
     True
 
     Source: Kim and Mnih (2018), "Disentangling by factorising", algorithm 2.
-    Departs from the source: one batch in two halves instead of two batches, and the bound and the
-    total correlation are averaged over both; one optimiser, unless `optax.partition` gives the
+    Departs from the source: one batch in two halves instead of two batches, with the bound and the
+    total correlation averaged over both halves; one optimiser, unless `optax.partition` gives the
     discriminator its own.
     """
     require_weight(gamma=gamma)
@@ -153,28 +153,29 @@ def discriminator_log_likelihood(
     *,
     weight: Float[Array, "B"] | None = None,
 ) -> Float[Array, ""]:
-    """How well a discriminator tells samples of q(z) from those of the product of its marginals.
+    """The log-likelihood of a discriminator between samples of q(z) and of the product of its marginals.
 
     `mean_A log sigmoid(logit(z)) / 2 + mean_B log(1 - sigmoid(logit(z'))) / 2`, where A and B are the
-    two halves of the batch and z' has each latent of B permuted by itself over its examples.
+    two halves of the batch and z' is B with each latent permuted independently over the examples.
 
-    With weights the halves are those of the samples whose weight is above 0, and the mean over A is
-    weighted. A permutation has not the marginals of unlike weights: where there are such, each latent
-    of z' is drawn from those of B with replacement, by their weights. Weights that are alike are none. The
-    sample in place r of those that are there draws from `fold_in(key, r)`, whatever lies between. Of
-    fewer than four, where the weights are traced and cannot be refused, a half with none counts 0.
+    With weights the halves are those of the samples of positive weight, and the mean over A is
+    weighted. A permutation does not preserve the marginals under unequal weights: in that case each
+    latent of z' is drawn from the samples of B with replacement, in proportion to their weights. Equal
+    weights have no effect. The r-th sample of positive weight draws from `fold_in(key, r)`, whatever
+    samples of weight 0 lie in between. If fewer than four samples have positive weight and the weights
+    are traced, so that they cannot be refused, an empty half counts 0.
 
     Args:
         key: one typed key, for the permutations.
         discriminator: [D] -> one logit.
         z: samples of q(z), B >= 4.
-        weight: how much each counts; alike if None.
+        weight: weights of the samples; equal if None.
 
     Returns:
-        A scalar, nats: -log 2 at chance, 0 when the two are told apart.
+        A scalar, nats: -log 2 at chance, 0 if the two are separated perfectly.
 
     Raises:
-        InputError: the key is not typed, there are fewer than 4 samples, or the weights are not usable.
+        InputError: the key is not typed, there are fewer than 4 samples, or the weights are invalid.
 
     >>> z = jax.random.normal(jax.random.key(0), (8, 2))
     >>> round(float(discriminator_log_likelihood(jax.random.key(1), lambda z: 0 * z[0], z)), 4)
@@ -193,26 +194,26 @@ def discriminator_log_likelihood(
     counts = jnp.ones(len(z), z.dtype) if weight is None else weight
     logits = _logits(discriminator, jnp.where((halves == JOINT)[:, None], z, product))
     true = weighted_mean(jax.nn.log_sigmoid(logits), jnp.where(halves == JOINT, counts, 0.0))
-    # The weights of the second half are in what was drawn.
+    # The second half was already drawn in proportion to its weights.
     false = weighted_mean(jax.nn.log_sigmoid(-logits), jnp.where(halves == PRODUCT, 1.0, 0.0))
     return (true + false) / 2
 
 
 JOINT, PRODUCT, ABSENT = range(3)
-"""What a sample is used for: as it is, for its latents one by one, not at all."""
+"""The use of a sample: as a sample of q(z), for the product of marginals, or not at all."""
 
 
 def _first_there(
     z: Float[Array, "B D"], weight: Float[Array, "B"]
 ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
-    """The samples and their weights, those that are there before those that are not."""
+    """Return the samples and their weights, reordered so that those of positive weight come first."""
     weight = jnp.asarray(weight, z.dtype)
     order = jnp.argsort(weight <= 0, stable=True)
     return fill_rows(z, weight)[order], weight[order]
 
 
 def _halves(weight: Float[Array, "B"] | None, size: int) -> Int[Array, "B"]:
-    """The use of each sample; of an odd number that are there, the second half has one more."""
+    """Return the use of each sample; if the number of positive weights is odd, the second half has one more."""
     place, count = jnp.arange(size), size if weight is None else jnp.sum(weight > 0)
     return jnp.where(place < count // 2, JOINT, jnp.where(place < count, PRODUCT, ABSENT))
 
@@ -223,11 +224,11 @@ def _product_of_marginals(
     weight: Float[Array, "B"] | None,
     halves: Int[Array, "B"],
 ) -> Float[Array, "B D"]:
-    """Samples of the product of the marginals of the second half, in its places."""
+    """Samples of the product of the marginals of the second half, at its positions; ignore all other positions."""
     bits = jax.vmap(lambda key: jax.random.bits(key, z.shape[1:], jnp.uint32))(
         fold_each(key, jnp.arange(len(z)))
     )
-    # The use in the two highest bits: a permutation within each.
+    # The use is in the two highest bits, so that sorting permutes within each use.
     chosen = jnp.argsort((jnp.uint32(halves)[:, None] << 30) | (bits >> 2), axis=0)
     if weight is not None:
         second = halves == PRODUCT
@@ -240,10 +241,10 @@ def _product_of_marginals(
 def _drawn_by_weight(
     bits: UInt[Array, "B D"], weight: Float[Array, "B"], halves: Int[Array, "B"]
 ) -> Int[Array, "B D"]:
-    """Places, with replacement, each with a chance in proportion to its weight."""
+    """Draw indices with replacement, with probabilities in proportion to the weights."""
     reach, uniform = jnp.cumsum(weight), jnp.asarray(bits >> 8, weight.dtype) * 2.0**-24
     drawn = jnp.searchsorted(reach, uniform * reach[-1], side="right")
-    last = jnp.sum(halves != ABSENT) - 1  # the product may be rounded up to the whole reach
+    last = jnp.sum(halves != ABSENT) - 1  # uniform * reach[-1] may be rounded up to reach[-1]
     return jnp.clip(drawn, 0, last)
 
 

@@ -1,4 +1,4 @@
-"""Everything here couples the examples of a batch: InfoVAE, and the MMD between two samples."""
+"""InfoVAE, which couples the examples of a batch, and the MMD between two samples."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
@@ -40,17 +40,17 @@ def info_vae(
     bandwidth: float | None = None,
     kl: KL = "analytic",
 ) -> Terms:
-    """InfoVAE: the aggregate posterior is drawn to the prior by an MMD, not only by the rate.
+    """The InfoVAE objective, which also penalises the MMD between the aggregate posterior and the prior.
 
     `objective[i] = -distortion[i] - (1 - alpha) rate[i] - (alpha + lambda_ - 1) mmd2(z, z_p)` with
-    one `z[i] ~ q(z|x[i])` and one `z_p[i] ~ p(z)` an example. `alpha = 0, lambda_ = 1` is the ELBO;
-    `alpha = 1` is the MMD-VAE, whose rate has no weight.
+    one `z[i] ~ q(z|x[i])` and one `z_p[i] ~ p(z)` per example. `alpha = 0, lambda_ = 1` is the ELBO;
+    `alpha = 1` is the MMD-VAE, in which the rate has weight 0.
 
     Args:
-        keys: one typed key an example.
+        keys: typed keys, one per example.
         model: any object with `prior`, `posterior` and `likelihood`.
         xs: B >= 2 examples.
-        weight: how much each counts in the MMD, with both of its draws, see `mmd2`; alike if None.
+        weight: weights of the examples in the MMD, for both z and z_p, see `mmd2`; equal if None.
         alpha: at most 1; 1 - alpha is the weight of the rate.
         lambda_: at least 1 - alpha; alpha + lambda_ - 1 is the weight of the MMD.
         kernel: "imq" or "rbf", see `mmd2`.
@@ -61,8 +61,8 @@ def info_vae(
         `Terms` of [B], nats; the squared MMD has no unit, its weight is in nats.
 
     Raises:
-        InputError: a batch of one, weights of examples that are not usable, a weight below 0, an
-            unknown kernel, or keys of another shape.
+        InputError: a batch of one, invalid weights of examples, a weight of the rate or the MMD below 0,
+            an unknown kernel, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -73,8 +73,8 @@ def info_vae(
 
     Source: Zhao, Song and Ermon (2019), "InfoVAE: balancing learning and inference in variational
     autoencoders", the objective of section 3 with the MMD as its divergence.
-    Departs from the source: the U-statistic of the MMD, which has no bias; a weight below 0 is
-    refused, since the MMD unlike the KL that it replaces does not cancel against the rate.
+    Departs from the source: the unbiased U-statistic of the MMD; a weight below 0 is refused, since
+    the MMD, unlike the KL that it replaces, does not cancel against the rate.
     """
     _require_weights(alpha, lambda_)
     s = draw_each(keys, model, xs, weight)
@@ -89,7 +89,7 @@ def info_vae(
         kernel=kernel,
         bandwidth=bandwidth,
     )
-    # Written as the bound and what is added to it, so that alpha = 0, lambda_ = 1 is the bound.
+    # Written as the bound plus a correction, so that alpha = 0, lambda_ = 1 gives exactly the bound.
     return terms._replace(objective=terms.bound + alpha * terms.rate - (alpha + lambda_ - 1) * mmd)
 
 
@@ -102,31 +102,31 @@ def mmd2(
     kernel: Kernel = "rbf",
     bandwidth: float | None = None,
 ) -> Float[Array, ""]:
-    """Squared maximum mean discrepancy of two samples, without bias.
+    """The unbiased squared maximum mean discrepancy of two samples.
 
     `mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)`, with
     h = `bandwidth` and r = |x - y|: `k = exp(-r^2 / (2 h^2))` ("rbf") or `h^2 / (h^2 + r^2)` ("imq").
-    It is below 0 about half of the time when the two laws are equal.
+    It is below 0 about half of the time if the two distributions are equal.
 
     With weights each mean is weighted, `sum_{i != j} w_i w_j k(x_i, x_j) / sum_{i != j} w_i w_j` and likewise.
-    Samples of weight 0 are not there; weights that are alike are none; no sample is compared with
-    itself, whatever its weight. Of fewer than two samples that are there, where the weights are
-    traced and cannot be refused, the result is 0.
+    Samples of weight 0 are ignored; equal weights have no effect; no sample is compared with itself,
+    whatever its weight. If fewer than two samples have positive weight and the weights are traced, so
+    that they cannot be refused, the result is 0.
 
     Args:
-        xs: N >= 2 independent samples of one law.
+        xs: N >= 2 independent samples of one distribution.
         ys: M >= 2 independent samples of the other.
-        x_weight: how much each x counts; alike if None.
-        y_weight: how much each y counts; alike if None.
-        kernel: "rbf" or "imq" (inverse multiquadratic, whose tail keeps a gradient from afar).
+        x_weight: weights of xs; equal if None.
+        y_weight: weights of ys; equal if None.
+        kernel: "rbf" or "imq" (inverse multiquadratic, whose heavy tail keeps a gradient at a distance).
         bandwidth: h; None is sqrt(2 D), the distance between two samples of N(0, I).
 
     Returns:
-        A scalar without unit, of expectation MMD^2 >= 0.
+        A scalar without unit, with expectation MMD^2 >= 0.
 
     Raises:
-        InputError: a sample of fewer than 2, another D, weights that are not usable, an unknown
-            kernel, or h not above 0.
+        InputError: fewer than 2 samples, different D, invalid weights, an unknown kernel, or h not
+            above 0.
 
     >>> xs = jnp.array([[0.0], [1.0]])
     >>> round(float(mmd2(xs, xs, kernel="imq", bandwidth=1.0)), 6)  # 1/2 + 1/2 - 2 (3/4)
@@ -153,7 +153,7 @@ def mmd2(
 def kernel_function(
     name: Kernel, bandwidth: float | None, latent_dim: int
 ) -> Callable[[Array, Array], Array]:
-    """The kernel of `mmd2` as a function of samples [N, D] and [M, D], which returns k [N, M].
+    """Return the kernel of `mmd2`, a function of samples [N, D] and [M, D] that returns k [N, M].
 
     Raises:
         InputError: an unknown kernel, or a bandwidth not above 0.
@@ -173,7 +173,7 @@ def kernel_function(
 
 
 def _mean_of_pairs(k: Float[Array, "N N"], weight: Float[Array, "N"] | None) -> Float[Array, ""]:
-    """The mean off the diagonal, where k(x, x) = 1 would be a bias of 1 / N."""
+    """The mean of k off its diagonal, since the diagonal, k(x, x) = 1, would add a bias of order 1 / N."""
     if weight is None:
         size = len(k)
         return (jnp.sum(k) - jnp.trace(k)) / (size * (size - 1))

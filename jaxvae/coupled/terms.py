@@ -1,4 +1,4 @@
-"""Everything here couples the examples of a batch: what each of those objectives starts from."""
+"""Shared parts of the objectives that couple the examples of a batch."""
 
 from typing import get_args
 
@@ -23,13 +23,13 @@ def draw_each(
     *,
     at_least: int = 2,
 ) -> Samples:
-    """One sample of q(z|x) for each example: `Samples` with a leading axis B.
+    """Draw one sample of q(z|x) for each example, as `Samples` with a leading axis B.
 
-    In the place of an example of weight 0 is one that counts, see `jaxvae.batching.fill_rows`.
+    An example of weight 0 is replaced by one of positive weight, see `jaxvae.batching.fill_rows`.
 
     Raises:
-        InputError: the keys are not one an example, there are fewer than `at_least` examples that
-            count, or the weights are not usable.
+        InputError: the keys are not one per example, there are fewer than `at_least` examples of
+            positive weight, or the weights are invalid.
     """
     size = jnp.shape(xs)[0] if jnp.ndim(xs) > 1 else 0
     if size < at_least:
@@ -54,10 +54,11 @@ def draw_each(
 
 
 def require_rows(weight: Float[Array, "B"] | None, size: int, at_least: int) -> None:
-    """Refuse weights that are not one a row, and, where they are known, too few rows that count.
+    """Refuse weights of a wrong shape and, if they are not traced, invalid values or too few positive ones.
 
     Raises:
-        InputError: in words of the weights.
+        InputError: the weights are not [size], or known ones are not finite and at least 0, or fewer
+            than `at_least` of them are positive.
     """
     if weight is None:
         return
@@ -80,9 +81,9 @@ def require_rows(weight: Float[Array, "B"] | None, size: int, at_least: int) -> 
 def weighted_mean(
     values: Float[Array, "B ..."], weight: Float[Array, "B"] | None
 ) -> Float[Array, "..."]:
-    """`sum_i w_i v_i / sum_i w_i` over the first axis; 0 where all weights are.
+    """The weighted mean `sum_i w_i v_i / sum_i w_i` over the first axis; 0 if all weights are 0.
 
-    What is stored in a row of weight 0, NaN included, reaches neither the mean nor its gradient.
+    Rows of weight 0, NaN included, affect neither the mean nor its gradient.
     """
     if weight is None:
         return jnp.mean(values, axis=0)
@@ -93,28 +94,28 @@ def weighted_mean(
 
 
 def log_or_absent(share: Array) -> Array:
-    """The log of what is at least 0; minus infinity of 0, where the gradient is 0."""
+    """The logarithm of nonnegative values; -inf at 0, with a gradient of 0."""
     some = share > 0
     return jnp.where(some, jnp.log(jnp.where(some, share, 1.0)), -jnp.inf)
 
 
 def relative(weight: Float[Array, "B"]) -> Float[Array, "B"]:
-    """The weights as shares of the largest: products of two neither overflow nor vanish, whatever their unit."""
+    """The weights divided by the largest, so that products of two neither overflow nor underflow at any scale."""
     return ratio(weight, jnp.max(weight))
 
 
 def pairs(weight: Float[Array, "B"]) -> Float[Array, "B B"]:
-    """`w_i w_j`, and 0 on the diagonal: how much each pair of different rows counts."""
+    """The weights `w_i w_j` of pairs of different rows, 0 on the diagonal."""
     return off_diagonal(weight[:, None] * weight[None])
 
 
 def off_diagonal(matrix: Float[Array, "B B"]) -> Float[Array, "B B"]:
-    """The matrix with 0 on its diagonal."""
+    """Return the matrix with 0 on its diagonal."""
     return jnp.where(jnp.eye(len(matrix), dtype=bool), jnp.zeros_like(matrix), matrix)
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, and 0 where the denominator is 0, also in the gradient."""
+    """`numerator / denominator`; 0, with a gradient of 0, if the denominator is 0."""
     some = denominator > 0
     return jnp.where(some, numerator, 0.0) / jnp.where(some, denominator, 1.0)
 
@@ -133,5 +134,5 @@ def elbo_of(samples: Samples, kl: KL) -> Terms:
 
 
 def latents(samples: Samples) -> Float[Array, "B D"]:
-    """The sample of each example, flattened."""
+    """Return the sample of each example, flattened."""
     return samples.z.reshape(samples.z.shape[0], -1)

@@ -1,4 +1,4 @@
-"""Everything here couples the examples of a batch: the rate in three parts, and beta-TC-VAE."""
+"""beta-TC-VAE and the decomposition of the rate in three parts, which couple the examples of a batch."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ Weights: TypeAlias = Literal["minibatch", "stratified"]
 
 
 class Decomposition(NamedTuple):
-    """The rate of each example in three parts, nats; they sum to `log_q_z_x - log_p_z` exactly."""
+    """The rate of each example in three parts, which sum to `log_q_z_x - log_p_z` exactly, nats."""
 
     mutual_information: Float[Array, "B"]
     total_correlation: Float[Array, "B"]
@@ -47,18 +47,18 @@ def beta_tc_vae(
     gamma: Scalar = 1.0,
     weights: Weights = "minibatch",
 ) -> Terms:
-    """beta-TC-VAE: the rate split in three, and the total correlation of the latents weighed alone.
+    """The beta-TC-VAE objective, with separate weights of the three parts of the rate.
 
     `objective[i] = -(distortion[i] + alpha mutual_information[i] + beta total_correlation[i]
-    + gamma dimension_kl[i])`, see `decompose`. The three sum to the rate of the same sample, so
+    + gamma dimension_kl[i])`, see `decompose`. The three parts sum to the rate of the same sample, so
     `alpha = beta = gamma = 1` is the bound, whatever the estimate of q(z).
 
     Args:
-        keys: one typed key an example.
-        model: q(z|x) and p(z) factorised over latents: `Independent` of densities of one number.
+        keys: typed keys, one per example.
+        model: a model whose q(z|x) and p(z) factorise over latents: `Independent` scalar densities.
         xs: B >= 2 different examples of the data set.
-        dataset_size: N, how many examples the data set has, at least B.
-        weight: how much each example counts in q(z), see `log_weights`; alike if None.
+        dataset_size: N, the number of examples in the data set, at least B.
+        weight: weights of the examples in q(z), see `log_weights`; equal if None.
         alpha: weight of the mutual information of example and latent.
         beta: weight of the total correlation.
         gamma: weight of the KL of each latent's aggregate posterior to its prior.
@@ -68,8 +68,8 @@ def beta_tc_vae(
         `Terms` of [B], nats; the rate is `log_q_z_x - log_p_z` of the sample.
 
     Raises:
-        InputError: a batch of one or larger than N, weights of examples that are not usable, a
-            density that is not factorised, a weight below 0, or keys of another shape.
+        InputError: a batch of one or larger than N, invalid weights of examples, a density that does not
+            factorise, an alpha, beta or gamma below 0, or keys of another shape.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -89,7 +89,7 @@ def beta_tc_vae(
     )(s.q)
     log_p = jax.vmap(partial(_by_latent, "model.prior()"))(s.p, z)
     parts = decompose(log_q, log_p, dataset_size=dataset_size, weights=weights, weight=weight)
-    # The sum of the parts is the rate; what is added to the bound is what the weights change.
+    # The sum of the parts is the rate, which is in the bound; this is the change due to the weights.
     change = (
         (alpha - 1) * parts.mutual_information
         + (beta - 1) * parts.total_correlation
@@ -106,7 +106,7 @@ def decompose(
     weights: Weights = "minibatch",
     weight: Float[Array, "B"] | None = None,
 ) -> Decomposition:
-    """The rate in three parts, with the aggregate posterior q(z) = mean_n q(z|x_n) estimated.
+    """Decompose the rate in three parts, with an estimate of the aggregate posterior q(z) = mean_n q(z|x_n).
 
     With `W = exp(log_weights)`, `q(z_i) = sum_j W[i, j] prod_d q(z_id|x_j)` and
     `q(z_id) = sum_j W[i, j] q(z_id|x_j)`:
@@ -121,13 +121,13 @@ def decompose(
         log_p: `log_p[i, d] = log p(z_id)`, nats.
         dataset_size: N.
         weights: see `log_weights`.
-        weight: how much each example counts, see `log_weights`; alike if None.
+        weight: weights of the examples, see `log_weights`; equal if None.
 
     Returns:
-        Three parts [B] each, nats; those of an example of weight 0 say nothing.
+        The three parts [B] each, nats; those of an example of weight 0 are meaningless.
 
     Raises:
-        InputError: B is below 2 or above N, an unknown kind of weights, or a weight that is not usable.
+        InputError: B is below 2 or above N, an unknown kind of weights, or an invalid weight.
 
     >>> log_q = jnp.log(jnp.array([[[0.5], [0.25]], [[0.25], [0.5]]]))
     >>> parts = decompose(log_q, jnp.zeros((2, 1)), dataset_size=2, weights="stratified")
@@ -137,7 +137,7 @@ def decompose(
     Source: Chen et al. (2018), "Isolating sources of disentanglement".
     """
     log_w = log_weights(log_q.shape[0], dataset_size, weights, weight)
-    log_q, log_p = fill_rows((log_q, log_p), weight)  # of examples, then of their posteriors
+    log_q, log_p = fill_rows((log_q, log_p), weight)  # the axis of samples, then that of posteriors
     log_q = jnp.swapaxes(fill_rows(jnp.swapaxes(log_q, 0, 1), weight), 0, 1)
     log_q_z = jnp.sum(log_q, axis=2)
     log_joint = jax.nn.logsumexp(log_w + log_q_z, axis=1)
@@ -155,41 +155,40 @@ def log_weights(
     weights: Weights,
     weight: Float[Array, "B"] | None = None,
 ) -> Float[Array, "B B"]:
-    """Log-weight of example j of the batch in the estimate of q at the sample of example i.
+    """Return the log-weight of example j of the batch in the estimate of q(z) at the sample of example i.
 
-    "stratified": W[i, i] = 1 / N and W[i, j] = (N - 1) / (N (B - 1)). For the other B - 1 examples
-    drawn uniformly without replacement, sum_j W[i, j] q(z|x_j) has the expectation q(z), and it is
-    q(z) itself when the batch is the data set.
+    "stratified": W[i, i] = 1 / N and W[i, j] = (N - 1) / (N (B - 1)). If the other B - 1 examples are
+    drawn uniformly without replacement, sum_j W[i, j] q(z|x_j) has the expectation q(z); it equals
+    q(z) if the batch is the data set.
     "minibatch": W[i, j] = 1 / (N B). The expectation of the log is a lower bound on log q(z); on
     the whole data set it is log q(z) - log N.
 
-    With the weights w of the examples, n of them above 0 and of the sum S, q(z) is the mixture of the
-    weights. "stratified": W[i, i] = n w_i / (N S), the share of example i in a data set whose mean
-    weight is that of the batch, and W[i, j] = (1 - W[i, i]) w_j / (S - w_i), which is q(z) itself when
-    the batch is the data set. "minibatch": W[i, j] = w_j / (N S). Examples of weight 0 are not there,
-    weights that are alike are none, and only their ratios matter. Where only one example is there,
-    W of it is 1 / N.
+    With weights w of the examples, of which n are positive and S is the sum, q(z) is the mixture of the
+    posteriors in proportion to w. "stratified": W[i, i] = n w_i / (N S), the normalised weight of example
+    i in a data set whose mean weight is that of the batch, and W[i, j] = (1 - W[i, i]) w_j / (S - w_i),
+    which gives q(z) itself if the batch is the data set. "minibatch": W[i, j] = w_j / (N S). Examples of
+    weight 0 are ignored, equal weights have no effect, and only the ratios of weights matter. If only
+    one example has a positive weight, its W is 1 / N.
 
     Args:
         batch_size: B, at least 2.
-        dataset_size: N, at least B, or at least n where there are weights.
+        dataset_size: N, at least B, or at least n if there are weights.
         weights: "minibatch" or "stratified".
-        weight: w [B]; alike if None.
+        weight: w [B]; equal if None.
 
     Returns:
-        log W [B, B]; minus infinity for examples of weight 0.
+        log W [B, B]; -inf for examples of weight 0.
 
     Raises:
-        InputError: a size is out of its range, an unknown kind of weights, or a weight that is not
-            usable.
+        InputError: a size is out of its range, an unknown kind of weights, or an invalid weight.
 
     >>> [round(float(w), 4) for w in jnp.exp(log_weights(3, 10, "stratified")[0])]
     [0.1, 0.45, 0.45]
 
     Source: Chen et al. (2018), "Isolating sources of disentanglement", appendix C.1 and C.2.
-    Departs from the source: with M = B - 1 others, its stratified weights are 1 / M for all of them
-    but one, which has (N - M) / (N M). Being unbiased fixes only their sum, (N - 1) / N: here they
-    share it equally, which averages over the order of the batch and so never has more variance.
+    Departs from the source: with M = B - 1 other examples, its stratified weights are 1 / M for all of
+    them except one, which has (N - M) / (N M). Unbiasedness fixes only their sum, (N - 1) / N; here they
+    are equal, which averages over the order of the batch and so never has more variance.
     """
     require_choice("weights", weights, get_args(Weights))
     require_positive(dataset_size=dataset_size)
@@ -209,7 +208,7 @@ def log_weights(
 
 
 def _known_rows(weight: Float[Array, "B"]) -> int:
-    """How many rows count; 2, the fewest, where the weights are traced."""
+    """Return the number of positive weights; 2, the minimum, if the weights are traced."""
     return int(np.sum(np.asarray(weight) > 0)) if is_known(weight) else 2
 
 
@@ -221,7 +220,7 @@ def _log_weights_of_rows(
     if weights == "minibatch":
         each = log_or_absent(ratio(weight, total)) - math.log(dataset_size)
         return jnp.broadcast_to(each[None], (size, size))
-    count = jnp.minimum(jnp.sum(weight > 0), dataset_size)  # more are refused where they are known
+    count = jnp.minimum(jnp.sum(weight > 0), dataset_size)  # known ones above N are refused
     own = ratio(weight, total) * (count / dataset_size)
     others = off_diagonal(jnp.broadcast_to(weight[None], (size, size)))
     rest = (1 - own)[:, None] * ratio(others, jnp.sum(others, axis=1, keepdims=True))
@@ -229,7 +228,7 @@ def _log_weights_of_rows(
 
 
 def _by_latent(role: str, distribution: Distribution, z: Array) -> Float[Array, "D"]:
-    """`log_prob` of each latent by itself."""
+    """Return the log-density of each latent separately, nats."""
     if not isinstance(distribution, Independent) or distribution.base_dist.event_shape != ():
         raise InputError(
             f"{role}: expected a density factorised over latents, such as "

@@ -1,4 +1,4 @@
-"""Densities and divergences beyond `numpyro.distributions`, and the checks that every density gets."""
+"""Distributions and divergences that `numpyro.distributions` lacks, and checks of every distribution."""
 
 from jaxvae.distributions.autoregressive import Autoregressive
 from jaxvae.distributions.beta import Beta

@@ -1,4 +1,4 @@
-"""A joint distribution by the chain rule: each value given those before it."""
+"""An autoregressive joint distribution: each value is conditioned on the values before it."""
 
 import math
 from collections.abc import Callable
@@ -16,25 +16,25 @@ from jaxvae.types import PRNGKey
 
 @runtime_checkable
 class Conditionals(Protocol):
-    """The numbers of every conditional, of a whole x at once and value by value.
+    """A network that returns the parameters of every conditional, for a whole x at once or value by value.
 
-    Both must say the same: then what is drawn follows the density that is scored.
+    Both ways must give the same parameters, so that samples follow the density that is scored.
     """
 
     def __call__(
         self, features: Float[Array, "N F"], context: Float[Array, "C"], /
     ) -> Float[Array, "P N"]:
-        """P numbers for each value k, from the features of the values before k and the context."""
+        """Return P parameters for each value k, from the features of the values before k and the context."""
         ...
 
     def start(self, context: Float[Array, "C"], /) -> Any:
-        """What is known before the first value."""
+        """Return the state before the first value."""
         ...
 
     def params(
         self, state: Any, k: Int[Array, ""], context: Float[Array, "C"], /
     ) -> Float[Array, "P"]:
-        """The numbers of value k."""
+        """Return the parameters of value k."""
         ...
 
     def advance(
@@ -45,39 +45,38 @@ class Conditionals(Protocol):
         context: Float[Array, "C"],
         /,
     ) -> Any:
-        """What is known after value k."""
+        """Return the state after value k."""
         ...
 
 
 @runtime_checkable
 class Values(Protocol):
-    """What a value is made of, given its numbers: a likelihood of independent values."""
+    """A likelihood of independent values, given the parameters of each value."""
 
     def features(self, x: Float[Array, "*event"], /) -> Array:
-        """What a network sees of values."""
+        """Return the network's input for these values."""
         ...
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where one value lies."""
+        """The support of one value."""
         ...
 
     def __call__(self, params: Float[Array, "P *event"], /) -> dist.Distribution:
-        """The distribution of independent values."""
+        """Return the distribution of independent values with these parameters."""
         ...
 
 
 class Autoregressive(dist.Distribution):
     """`p(x) = prod_k p(x_k | x_<k, context)` over the values of x in raster order.
 
-    Scoring is one pass of the network over x; drawing is a scan over values. The mean and the
-    variance are sums over all x: there is no closed form, and asking for them raises
-    `NotImplementedError`.
+    Scoring is one pass of the network over x; sampling is a scan over values. The mean and the
+    variance are sums over all x and have no closed form; reading them raises `NotImplementedError`.
 
     Args:
-        network: the conditionals' numbers; a pytree, such as an `nnx.Module`.
-        values: from the numbers to the distribution of independent values; a pytree as well.
-        context: what all conditionals see [C], such as a latent; may be empty.
+        network: returns the parameters of the conditionals; a pytree, such as an `nnx.Module`.
+        values: maps parameters to the distribution of independent values; a pytree as well.
+        context: an input of all conditionals [C], such as a latent; may be empty.
         event_shape: shape of x.
 
     Source: Larochelle and Murray (2011), "The neural autoregressive distribution estimator".
@@ -99,12 +98,12 @@ class Autoregressive(dist.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of each value."""
+        """The support of one value, for every value of the event."""
         return constraints.independent(self.values.support, len(self.event_shape))
 
     @property
     def has_rsample(self) -> bool:
-        """No: each value is drawn before the numbers of the next are known."""
+        """False: each value is drawn before the parameters of the next are computed."""
         return False
 
     def log_prob(self, value: Array, intermediates: Any = None) -> Array:
@@ -130,7 +129,7 @@ class Autoregressive(dist.Distribution):
         return log_prob(self.conditionals(x), x)
 
     def _features(self, value: Float[Array, ""]) -> Float[Array, "F"]:
-        # Of one value alone, so that none can see another through its features.
+        # The features of one value alone, so that no value influences another through its features.
         return self.values.features(value[None]).reshape(-1)
 
     def _draw(self, key: PRNGKey) -> Float[Array, "*event"]:

@@ -16,9 +16,9 @@ class Beta(dist.Beta):
     >>> round(float(jnp.exp(Beta(jnp.float32(2.0), jnp.float32(1.0)).log_prob(jnp.float32(0.3)))), 5)
     0.6
 
-    Departs from NumPyro's: a sum of small terms (see `saddle_point`), since in float32 the
-    difference of gamma functions is off by 0.01 nats at concentrations of 1e4; and 0 and 1, where the
-    density is 0 or infinite, lie outside the support.
+    Departs from NumPyro's: the log-density is a sum of small terms (see `saddle_point`), since in
+    float32 the difference of gamma functions is off by 0.01 nats at concentrations of 1e4; and 0 and 1,
+    where the density is 0 or infinite, lie outside the support.
     """
 
     support = constraints.open_interval(0.0, 1.0)  # pyright: ignore[reportAssignmentType]

@@ -1,4 +1,4 @@
-"""Samples and densities of one event: the door between this library and NumPyro."""
+"""Samples and log-densities of one event, the calls by which this library uses NumPyro distributions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from jaxvae.types import InputError, PRNGKey
 
 @contextmanager
 def numpyro_promotion() -> Iterator[None]:
-    """NumPyro mixes dtypes and ranks on purpose; strict promotion stops at its door."""
+    """Allow dtype and rank promotion inside the context, since NumPyro mixes dtypes and ranks on purpose."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -46,23 +46,23 @@ def rsample(distribution: Distribution, key: PRNGKey) -> Array:
 
 
 def sample(distribution: Distribution, key: PRNGKey) -> Array:
-    """One sample, whether or not a gradient can flow through it."""
+    """One sample, reparameterised or not."""
     with numpyro_promotion():
         return jnp.asarray(distribution.sample(key))
 
 
 def sample_with_log_prob(distribution: Distribution, key: PRNGKey) -> tuple[Array, Array]:
-    """One sample and its log-density, without an inverse where the sample passed through a flow.
+    """One sample and its log-density, computed without the inverse of a flow.
 
-    `log_q(z) = log_base(e) - sum_t log|det J_t|` is taken along the way from e to z.
+    `log_q(z) = log_base(e) - sum_t log|det J_t|` is accumulated on the forward pass from e to z.
 
     Args:
-        distribution: over one event.
+        distribution: a distribution over one event.
         key: one typed key.
 
     Returns:
-        The sample, of the event shape, which is `sample(distribution, key)` and reparameterised
-        where the distribution `has_rsample`; its log-density, a scalar, nats.
+        The sample, of the event shape, equal to `sample(distribution, key)` and reparameterised
+        if the distribution `has_rsample`; its log-density, a scalar, nats.
 
     >>> import numpyro.distributions as dist
     >>> z, log_q = sample_with_log_prob(dist.Normal(0.0, 1.0), jax.random.key(0))
@@ -71,15 +71,15 @@ def sample_with_log_prob(distribution: Distribution, key: PRNGKey) -> tuple[Arra
     """
     with numpyro_promotion():
         value, intermediates = distribution.sample_with_intermediates(key)
-        # Only transformed distributions have intermediates, and only theirs takes them.
+        # Only transformed distributions have intermediates, and only their log_prob accepts them.
         also = (intermediates,) if intermediates else ()
         return jnp.asarray(value), jnp.asarray(guarded(distribution).log_prob(value, *also))
 
 
 def can_score(distribution: Distribution) -> bool:
-    """Whether `log_prob` can be computed of a given value: a flow without an inverse cannot.
+    """Return whether `log_prob` of a given value can be computed: a flow without an inverse cannot.
 
-    Estimators that evaluate log q(z) apart from drawing z need it; nothing is computed here.
+    Estimators that evaluate log q(z) apart from drawing z require it. The check only traces, and computes nothing.
 
     >>> import numpyro.distributions as dist
     >>> can_score(dist.Normal(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Class numbers as floats."""
+"""The categorical distribution over class numbers as floats."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxvae.types import PRNGKey
 
 
 class FloatCategorical(dist.CategoricalLogits):
-    """Class numbers 0.0, 1.0, ..., C - 1 of the dtype of their logits; NumPyro's own are integers.
+    """A categorical over 0.0, 1.0, ..., C - 1 in the dtype of the logits; NumPyro's samples are integers.
 
     `log_prob(x) = log_softmax(logits)[..., x]`, nats, for logits [*batch, C].
 
@@ -37,7 +37,7 @@ class FloatCategorical(dist.CategoricalLogits):
 
     @property
     def mean(self) -> Array:
-        """The mean class number: it says something where classes are ordered, as grey levels are."""
+        """The mean class number, meaningful if the classes are ordered, as grey levels are."""
         return self._expectation(self._numbers())
 
     @property

@@ -1,4 +1,4 @@
-"""Several latents in one vector, each drawn given those before it: hierarchies of latents."""
+"""Hierarchies of latents: several blocks in one vector, each conditioned on the blocks drawn before it."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
@@ -16,30 +16,30 @@ from jaxvae.types import InputError, PRNGKey
 T = TypeVar("T")
 
 Conditional: TypeAlias = Callable[..., Distribution]
-"""`(nearest, *earlier) -> p(v_l | earlier blocks)`, the block drawn last first. It must be a pytree, as
-an NNX module is, or a named tuple of modules and arrays that has `__call__`."""
+"""`(nearest, *earlier) -> p(v_l | earlier blocks)`; the most recently drawn block is the first argument. It
+must be a pytree: an NNX module, or a named tuple of modules and arrays that has `__call__`."""
 
 
 class Chain(Distribution):
     """L blocks in one vector: `log p(v) = log p(v_1) + sum_l log p(v_l | v_1, .., v_(l-1))`, nats.
 
-    The order in which blocks are drawn is one thing, where they stand in the vector another: a
-    hierarchy's posterior draws h1, h2, .. upwards and its prior .., h2, h1 downwards, and both are
-    densities of the one vector [h1, h2, ..].
+    The order in which the blocks are drawn need not be their order in the vector: a hierarchy's
+    posterior draws h1, h2, .. upwards and its prior draws .., h2, h1 downwards, and both are densities
+    of the same vector [h1, h2, ..].
 
-    Mean and variance have no closed form. Sampling together with the density, which is what
-    `sample_with_log_prob` does, evaluates each conditional once.
+    Mean and variance have no closed form. `sample_with_log_prob` evaluates each conditional once for
+    both the sample and its log-density.
 
     Args:
-        first: p(v_1), of the block that is drawn first.
-        conditionals: those of the blocks drawn after it, in that order.
-        sizes: of the blocks, as they stand in the vector.
-        order: where the block stands that is drawn first, second, ..; as drawn if not given.
+        first: p(v_1), the distribution of the block that is drawn first.
+        conditionals: the conditionals of the other blocks, in the order in which they are drawn.
+        sizes: sizes of the blocks, in the order of the vector.
+        order: position in the vector of the block that is drawn first, second, ..; 0, 1, .. if not given.
         validate_args: see NumPyro.
 
     Raises:
-        InputError: sizes, order and conditionals do not belong together; when a block is drawn or
-            scored, if a conditional is not over one vector of its block's size.
+        InputError: sizes, order and conditionals do not match; when a block is drawn or scored, if a
+            conditional is not over one vector of its block's size.
 
     >>> import numpyro.distributions as dist
     >>> above = dist.Normal(jnp.zeros(1), 1.0).to_event(1)
@@ -79,7 +79,7 @@ class Chain(Distribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether every block is reparameterised; the conditionals are traced, not run."""
+        """True if every block is reparameterised; the conditionals are traced, not run."""
         found = []
 
         def look(chain: Chain, key: PRNGKey) -> Array:
@@ -95,11 +95,11 @@ class Chain(Distribution):
         return all(found)
 
     def split(self, value: Float[Array, "... D"]) -> list[Array]:
-        """The blocks of a vector, as they stand in it."""
+        """Return the blocks of a vector, in the order of the vector."""
         return jnp.split(value, np.cumsum(self.sizes)[:-1].tolist(), axis=-1)
 
     def sample(self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Vectors [*sample_shape, D], reparameterised where the chain `has_rsample`."""
+        """Vectors [*sample_shape, D], reparameterised if the chain `has_rsample`."""
 
         def one(key: PRNGKey) -> Array:
             keys = jax.random.split(key, len(self.sizes))
@@ -110,7 +110,7 @@ class Chain(Distribution):
     def sample_with_log_prob_each(
         self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "*sample_shape D"], Float[Array, "*sample_shape L"]]:
-        """What `sample` draws and the log-density of each block, each conditional evaluated once."""
+        """The vectors of `sample` and the log-density of each block; each conditional is evaluated once."""
 
         def one(key: PRNGKey) -> tuple[Array, Array]:
             keys = jax.random.split(key, len(self.sizes))
@@ -122,7 +122,7 @@ class Chain(Distribution):
     def sample_with_intermediates(
         self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, list[Array]]:
-        """What `sample` draws, and the log-densities of the blocks for `log_prob` to sum."""
+        """The vectors of `sample`, and the log-densities of the blocks, which `log_prob` sums."""
         value, each = self.sample_with_log_prob_each(key, sample_shape)
         return value, [each]
 
@@ -132,7 +132,7 @@ class Chain(Distribution):
         return jnp.sum(each, axis=-1)
 
     def log_prob_each(self, value: Float[Array, "... D"]) -> Float[Array, "... L"]:
-        """Log-density of each block given those drawn before it, as they stand in the vector, nats.
+        """Log-density of each block given the blocks drawn before it, in the order of the vector, nats.
 
         Raises:
             InputError: the last axis is not of the chain's size.
@@ -152,10 +152,10 @@ class Chain(Distribution):
     def _walk(
         self, visit: Callable[[int, Distribution], tuple[Array, T]]
     ) -> tuple[Float[Array, "D"], list[T]]:
-        """Go along the chain; `visit(place, block)` says the block's value and something else.
+        """Visit the blocks in drawing order; `visit(place, block)` returns the block's value and one more result.
 
         Returns:
-            The values in one vector, and what else was said, both as blocks stand in the vector.
+            The values in one vector, and the other results, both in the order of the vector.
         """
         values: list[Array] = []
         said: dict[int, tuple[Array, T]] = {}

@@ -1,4 +1,4 @@
-"""Names and shapes of distributions: what a refusal says."""
+"""Names and shape checks of distributions, for error messages."""
 
 import math
 
@@ -20,7 +20,7 @@ def describe(distribution: Distribution) -> str:
 
 
 def as_real(values: Array) -> Array:
-    """Parameters as they are, or as float32 where they are integers, which would cut off what is computed of them."""
+    """Return the parameters unchanged, or as float32 if they are integers, which would truncate derived values."""
     whole = not jnp.issubdtype(jnp.result_type(values), jnp.inexact)
     return jnp.asarray(values, jnp.result_type(float)) if whole else values
 
@@ -54,7 +54,7 @@ def require_event(distribution: Distribution, value: Array, role: str, name: str
 
 
 def shape_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """How to come from one shape to another, or nothing where it can't be told.
+    """The end of an error message: how to get from one shape to the other, or "" if there is no known remedy.
 
     >>> shape_remedy((6, 8, 8), (8, 8)), shape_remedy((64,), (8, 8))
     ('; jax.vmap the call over a batch axis', '; reshape it to (8, 8)')

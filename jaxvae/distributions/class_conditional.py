@@ -1,4 +1,4 @@
-"""A class and a real vector whose normal depends on it, side by side in one latent."""
+"""The joint distribution of a class and a real vector, normal given the class, in one latent."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from jaxvae.types import InputError, PRNGKey
 
 
 class ClassConditional(dist.Distribution):
-    """`q(y, z) = q(y) q(z|y)`: one class of C, as a one-hot vector, then D reals, normal given it.
+    """`q(y, z) = q(y) q(z|y)`: a class of C as a one-hot vector, then D reals, normal given the class.
 
     `log_prob([y, z]) = log_softmax(logits)[c] + sum_d log N(z[d]; loc[c, d], scale[c, d]^2)`, nats, where
-    y is 1 at c: with respect to counting classes and to Lebesgue measure over z.
+    y is 1 at c: a density with respect to counting measure over y and Lebesgue measure over z.
 
     Args:
         logits: unnormalised log-probabilities of the classes [*batch, C].
@@ -35,7 +35,7 @@ class ClassConditional(dist.Distribution):
         "loc": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 2),
     }
-    # NumPyro has no name for this support; the entries of y are reals as a decoder sees them.
+    # NumPyro has no constraint for this support; to a decoder the entries of y are real numbers.
     support = constraints.independent(constraints.real, 1)  # pyright: ignore[reportAssignmentType]
 
     def __init__(
@@ -58,17 +58,17 @@ class ClassConditional(dist.Distribution):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return jnp.shape(self.logits)[-1]
 
     @property
     def label(self) -> dist.CategoricalLogits:
-        """q(y), over the classes' numbers."""
+        """q(y), a distribution over class numbers."""
         return dist.CategoricalLogits(self.logits)
 
     @property
     def given_label(self) -> dist.Distribution:
-        """q(z|y) of every class: a batch [*batch, C] of normals over z [D]."""
+        """q(z|y) for every class: a batch [*batch, C] of normals over z [D]."""
         return dist.Normal(self.loc, self.scale).to_event(1)
 
     def sample(self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -87,7 +87,7 @@ class ClassConditional(dist.Distribution):
         """Log-density of one-hot y and z, nats."""
         del intermediates
         y, z = jnp.split(value, [self.num_classes], axis=-1)
-        # The moments are chosen before the density: no class but y's own can bring in an infinity.
+        # The moments are selected before the density, so that infinities of other classes cannot enter.
         normal = dist.Normal(_chosen(y, self.loc), _chosen(y, self.scale)).to_event(1)
         return jnp.sum(y * jax.nn.log_softmax(self.logits), axis=-1) + normal.log_prob(z)
 
@@ -99,7 +99,7 @@ class ClassConditional(dist.Distribution):
 
     @property
     def variance(self) -> Array:
-        """The variance of each entry [*batch, C + D], that of z over the classes too."""
+        """The variance of each entry [*batch, C + D]; for z it includes the variance between classes."""
         probs = jax.nn.softmax(self.logits)
         centred = self.loc - _chosen(probs, self.loc)[..., None, :]
         of_z = _chosen(probs, self.scale**2 + centred**2)

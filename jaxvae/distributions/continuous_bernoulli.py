@@ -1,4 +1,4 @@
-"""The continuous Bernoulli: a density of grey levels in [0, 1]."""
+"""The continuous Bernoulli, a density on [0, 1] for grey levels."""
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ class ContinuousBernoulli(dist.Distribution):
 
     Source: Loaiza-Ganem and Cunningham (2019), "The continuous Bernoulli: fixing a pervasive error
     in variational autoencoders".
-    Departs from the source: the normaliser is a function of the logit and centred,
-    `log(expm1(a) / a) = a / 2 + log(sinh(a / 2) / (a / 2))`; that of the probability is unstable
-    around 1/2. NumPyro has no continuous Bernoulli.
+    Departs from the source: the normaliser is a centred function of the logit,
+    `log(expm1(a) / a) = a / 2 + log(sinh(a / 2) / (a / 2))`; as a function of the probability it is
+    unstable around 1/2. NumPyro has no continuous Bernoulli.
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (NumPyro reads it from the class)
@@ -48,13 +48,13 @@ class ContinuousBernoulli(dist.Distribution):
         return self.logits * (value - 0.5) - _log_sinhc(self.logits)
 
     def icdf(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The x below which a share q in (0, 1) lies: `log1p(q * expm1(logits)) / logits`.
+        """The quantile at q in (0, 1): `log1p(q * expm1(logits)) / logits`.
 
         Args:
-            q: of the shape [..., *batch].
+            q: probabilities [..., *batch].
         """
         a = jnp.broadcast_to(self.logits, jnp.shape(q))
-        # Logits below 0 only, whose exponentials are small: p(x; a) = p(1 - x; -a).
+        # By p(x; a) = p(1 - x; -a) only logits below 0 are used, whose exponentials are small.
         near = jnp.abs(a) < _NEAR_SAMPLE
         slope = jnp.where(near, -1.0, -jnp.abs(a))
         up = a > 0
@@ -70,10 +70,10 @@ class ContinuousBernoulli(dist.Distribution):
         )
 
     def sample(self, key: PRNGKey | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Values [*sample_shape, *batch] by the inverse distribution function, with its gradient."""
+        """Values [*sample_shape, *batch], reparameterised by the inverse distribution function."""
         assert key is not None
         dtype = jnp.result_type(self.logits)
-        # Uniforms are multiples of eps: half of one keeps them off 0 and 1, and centred.
+        # Uniforms are multiples of eps: adding eps / 2 keeps them away from 0 and 1, and centred.
         q = jax.random.uniform(key, sample_shape + self.batch_shape, dtype)
         return self.icdf(q + jnp.finfo(dtype).eps / 2)
 
@@ -95,7 +95,7 @@ class ContinuousBernoulli(dist.Distribution):
 
 @jax.custom_jvp
 def _log_sinhc(a: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`log(sinh(a / 2) / (a / 2))`, whose derivative is the mean less one half."""
+    """`log(sinh(a / 2) / (a / 2))`, whose derivative is the mean minus one half."""
     near, safe = _away_from_zero(a)
     size = jnp.abs(safe)
     far = size / 2 + jnp.log(-jnp.expm1(-size) / size)
@@ -122,13 +122,13 @@ def _centred_mean(a: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _away_from_zero(a: Array) -> tuple[Array, Array]:
-    """Where a is near 0, and a itself with 1 in those places."""
+    """A mask of the entries of a near 0, and a with those entries replaced by 1."""
     near = jnp.abs(a) < _NEAR
     return near, jnp.where(near, 1.0, a)
 
 
 def _icdf_series(a: Array, q: Array) -> Array:
-    """`K(a) / a`, K the cumulant generating function of a Bernoulli(q), to a^4."""
+    """`K(a) / a`, K the cumulant generating function of a Bernoulli(q), as a series up to a^4."""
     w, skew = q * (1 - q), 1 - 2 * q
     third, fourth, fifth = w * skew, w * (1 - 6 * w), w * skew * (1 - 12 * w)
     return q + a * (w / 2 + a * (third / 6 + a * (fourth / 24 + a * fifth / 120)))

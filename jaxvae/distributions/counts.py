@@ -1,7 +1,7 @@
-"""Counts as floats, from logarithms: Poisson, negative binomial, and an excess of zeros.
+"""Distributions of counts as floats, with log parameters: Poisson, negative binomial, zero-inflated.
 
-`log_prob` is accurate to float32 rounding of its own size for counts up to 1e4 and more, and has no
-gradient in the counts.
+`log_prob` has a relative error of float32 rounding for counts up to 1e4 and more, and no gradient in
+the counts.
 """
 
 from typing import Any
@@ -35,8 +35,7 @@ class PoissonLogRate(dist.Distribution):
     >>> round(float(PoissonLogRate(jnp.log(jnp.float32(2.0))).log_prob(jnp.float32(2.0))), 5)
     -1.30685
 
-    Departs from NumPyro's: rates that underflow are possible, large counts are accurate, and
-    samples are floats.
+    Departs from NumPyro's: the rate may underflow, large counts are accurate, and samples are floats.
     """
 
     arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (NumPyro reads it from the class)
@@ -69,7 +68,7 @@ class PoissonLogRate(dist.Distribution):
 
     @property
     def variance(self) -> Array:
-        """Equal to the mean."""
+        """The variance, equal to the mean."""
         return self.mean
 
 
@@ -80,7 +79,7 @@ class NegativeBinomial(dist.Distribution):
     with `m = exp(log_mean)`, `r = exp(log_inverse_dispersion)`; the limit of large r is the Poisson.
 
     Args:
-        log_mean: log m; of both logarithms see `bounded_log` beyond 60.
+        log_mean: log m; for values of either logarithm above 60 see `bounded_log`.
         log_inverse_dispersion: log r, of the same shape.
         validate_args: see NumPyro.
 
@@ -122,9 +121,9 @@ class NegativeBinomial(dist.Distribution):
     def from_mean(
         cls, mean: Float[Array, "*batch"], inverse_dispersion: Float[Array, "..."]
     ) -> "NegativeBinomial":
-        """Of a positive mean, such as `library * proportion`, and a positive r.
+        """Return the distribution with a positive mean, such as `library * proportion`, and a positive r.
 
-        Where a mean may underflow, pass its logarithm to the class itself, such as
+        If a mean may underflow, pass its logarithm to the class itself instead, such as
         `log(library) + log_softmax(logits)`.
 
         Args:
@@ -163,7 +162,7 @@ class NegativeBinomial(dist.Distribution):
 
     @property
     def mean(self) -> Array:
-        """That of the gamma-distributed rate, m."""
+        """The mean m, which is also the mean of the gamma-distributed rate."""
         return jnp.exp(self.log_mean)
 
     @property
@@ -174,11 +173,11 @@ class NegativeBinomial(dist.Distribution):
 
 
 class ZeroInflated(dist.Distribution):
-    """`p(x) = pi [x = 0] + (1 - pi) base(x)` with `pi = sigmoid(logits)`, the chance of a dropout.
+    """`p(x) = pi [x = 0] + (1 - pi) base(x)` with `pi = sigmoid(logits)`, the probability of a dropout.
 
     Args:
-        base: a distribution of one count at each place, that can be 0.
-        logits: of a dropout, of the base's batch shape.
+        base: a distribution over counts from 0 on, without event axes.
+        logits: log-odds of a dropout, of the base's batch shape.
         validate_args: see NumPyro.
 
     Raises:
@@ -188,7 +187,7 @@ class ZeroInflated(dist.Distribution):
     >>> round(float(jnp.exp(p.log_prob(jnp.float32(0.0)))), 5)
     0.68394
 
-    Departs from NumPyro's: no `log(pi + ..)` of probabilities, so logits of +-200 are exact.
+    Departs from NumPyro's: `log(pi + ..)` is not computed from probabilities, so logits of +-200 are exact.
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (NumPyro reads it from the class)
@@ -211,7 +210,7 @@ class ZeroInflated(dist.Distribution):
 
     @property
     def support(self) -> Any:
-        """That of the base."""
+        """The support of the base."""
         return self.base_dist.support
 
     @validate_sample
@@ -242,7 +241,7 @@ class ZeroInflated(dist.Distribution):
 
 
 def _split_zero(value: Array) -> tuple[Array, Array, Array]:
-    """Where a count is 0; the count with 1 in its place; the logarithm of that."""
+    """A mask of the counts that are 0, the counts with 1 in place of 0, and the logarithm of the latter."""
     x = jax.lax.stop_gradient(jnp.asarray(value, jnp.result_type(float)))
     zero = x == 0
     x = jnp.where(zero, 1.0, x)

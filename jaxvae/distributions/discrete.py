@@ -1,4 +1,4 @@
-"""Discrete latents as vectors of floats, which a decoder can take."""
+"""Distributions of discrete latents as vectors of floats, which are valid inputs of a decoder."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from jaxvae.types import InputError, PRNGKey
 
 
 class FloatBernoulli(dist.BernoulliLogits):
-    """Bits 0.0 and 1.0 of the dtype of their logits; NumPyro's own are integers.
+    """A Bernoulli over bits 0.0 and 1.0 in the dtype of the logits; NumPyro's samples are integers.
 
     `log_prob(z) = z * log_sigmoid(logits) + (1 - z) * log_sigmoid(-logits)`, nats, whose gradient
-    is right at a logit of exactly 0 too.
+    is also correct at a logit of exactly 0.
 
     >>> bits = FloatBernoulli(jnp.array([200.0, -200.0])).sample(jax.random.key(0))
     >>> bits.tolist(), str(bits.dtype)
@@ -37,7 +37,7 @@ class FloatBernoulli(dist.BernoulliLogits):
 
 
 def sum_of_classes(value: Array, log_pmf: Array) -> Array:
-    """`sum_c value[c] * log_pmf[c]`, where 0 * -inf = 0: a class that cannot be, and is not, costs nothing."""
+    """`sum_c value[c] * log_pmf[c]` with 0 * -inf = 0, so that an impossible class of value 0 adds nothing."""
     value = value.astype(log_pmf.dtype)
     possible = jnp.where(value == 0, 0, log_pmf)
     return jnp.sum(value * possible, axis=-1)
@@ -60,7 +60,7 @@ class OneHotCategorical(dist.Distribution):
     [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     """
 
-    # -inf too, for a class that cannot be: eagerly as in compiled code, where nothing is compared.
+    # -inf, an impossible class, is allowed here because compiled code, which validates nothing, allows it too.
     arg_constraints = {"logits": constraints.less_than(float("inf"))}  # noqa: RUF012 (NumPyro reads it from the class)
     support = constraints.independent(constraints.boolean, 1)  # pyright: ignore[reportAssignmentType]
 

@@ -1,4 +1,4 @@
-"""Divergences and entropies in closed form, nats. There is no silent Monte Carlo fallback."""
+"""Divergences and entropies in closed form, nats, without a Monte Carlo fallback."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ def analytic_kl(q: Distribution, p: Distribution) -> Float[Array, "*batch"]:
     """KL(q || p) in closed form, summed over the event.
 
     `kl = E_q[log q(z) - log p(z)]`, for two normals (diagonal or full), two Laplaces, a Laplace
-    against a normal, two Bernoullis, two categoricals, two class-conditional normals,
-    and what NumPyro knows.
+    against a normal, two Bernoullis, two categoricals, two class-conditional normals, and the pairs
+    for which NumPyro has a closed form.
 
     Args:
-        q: the distribution that the expectation is under.
-        p: the other one, of the same event shape.
+        q: the distribution under which the expectation is taken.
+        p: the other distribution, of the same event shape.
 
     Returns:
         A scalar, in nats.
@@ -81,7 +81,7 @@ def analytic_entropy(q: Distribution) -> Float[Array, ""]:
         ) from None
 
 
-# NumPyro's annotations of parameters are wider than the arrays that they hold, hence Any.
+# NumPyro annotates parameters with types wider than the arrays that they are, hence Any.
 
 
 def _kl(q: Any, p: Any) -> Array:
@@ -96,7 +96,7 @@ def _kl(q: Any, p: Any) -> Array:
         case ClassConditional(), ClassConditional():
             kl = _kl(q.label, p.label) + _expected(q, _kl(q.given_label, p.given_label))
         case (dist.Kumaraswamy(), _) | (dist.Delta(), _):
-            # NumPyro's are a truncated series, and a value that compares a mass with a density.
+            # NumPyro's KL of a Kumaraswamy is a truncated series; that of a Delta compares a mass with a density.
             raise NotImplementedError
         case dist.Normal(), dist.Normal():
             kl = _kl_of_normals(q, p)
@@ -151,7 +151,7 @@ def _kl_full_from_diagonal(q: Any, mean: Array, scale: Array) -> Array:
 
 
 def _expected(q: ClassConditional, each: Array) -> Array:
-    """The expectation over q(y) of a number for every class."""
+    """The expectation under q(y) of one number per class."""
     return jnp.sum(jax.nn.softmax(q.logits) * each, axis=-1)
 
 
@@ -172,7 +172,7 @@ def _kl_of_laplace_from_normal(q: Any, p: Any) -> Array:
 
 
 def _support(distribution: Any) -> tuple[str, tuple[int, ...]] | None:
-    """What kind of finite support, and how many values; equal for pairs that can be compared."""
+    """The kind of a finite support and its number of values, equal for comparable pairs; None if not finite."""
     match distribution:
         case dist.BernoulliLogits() | dist.BernoulliProbs():
             return "bits", (2,)
@@ -186,7 +186,7 @@ def _support(distribution: Any) -> tuple[str, tuple[int, ...]] | None:
 
 
 def _log_pmf(distribution: Any) -> Array:
-    """Log-probability of every value, along the last axis."""
+    """Log-probabilities of all values of a finite support, along the last axis."""
     if isinstance(distribution, dist.BernoulliProbs | dist.CategoricalProbs):
         probs = jnp.asarray(distribution.probs)
         bits = isinstance(distribution, dist.BernoulliProbs)

@@ -1,8 +1,8 @@
 """Normalising flows as NumPyro transforms: planar, inverse autoregressive, spline coupling.
 
-A flow of a posterior is `TransformedDistribution(base, [flow, ...])`: the base carries what the
-encoder says of x, and the flows' parameters are shared by all x. A flow may also look at a context
-vector, which is how x bends it.
+A posterior with flows is `TransformedDistribution(base, [flow, ...])`: the encoder returns the
+parameters of the base, and the parameters of the flows are shared by all x. A flow may also take a
+context vector, through which it depends on x.
 """
 
 import itertools
@@ -19,16 +19,16 @@ from numpyro.distributions.transforms import Transform
 from jaxvae.distributions import splines
 
 Conditioner: TypeAlias = Callable[..., Any]
-"""A network; to pass through `jax.jit` within a distribution it must be a pytree, as an NNX module is."""
+"""A network; it must be a pytree, such as an NNX module, to pass through `jax.jit` inside a distribution."""
 
 MIN_STRETCH = 1e-3
-"""How far a planar flow's slope along w, and an autoregressive gate, stay above zero."""
+"""The least slope of a planar flow along w, and the least gate of an autoregressive flow."""
 
 
 class Flow(Transform):
-    """A map of one event [D] to another that knows its log-determinant.
+    """A map from one event [D] to another with a known log-determinant.
 
-    A subclass says what it does with one event; leading axes are mapped over.
+    A subclass defines the map of one event; leading axes are mapped over.
     """
 
     domain = codomain = constraints.real_vector  # pyright: ignore[reportAssignmentType]
@@ -40,7 +40,7 @@ class Flow(Transform):
         raise NotImplementedError
 
     def backward(self, y: Float[Array, "D"]) -> Float[Array, "D"]:
-        """The event whose image is `y`.
+        """Return the event whose image is `y`.
 
         Raises:
             NotImplementedError: this flow has no inverse in closed form.
@@ -59,25 +59,25 @@ class Flow(Transform):
         return jnp.vectorize(self.backward, signature="(d)->(d)")(y)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
-        """`log|det dy/dx|` at x, nats; `intermediates` of the forward pass save a second one."""
+        """`log|det dy/dx|` at x, nats; `intermediates` from the forward pass avoid a second one."""
         return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Arrays and modules apart from the rest."""
+        """Split the attributes into arrays and modules, and static ones."""
         static = {k: v for k, v in vars(self).items() if k not in (*self.leaves, "_inv")}
         return tuple(getattr(self, name) for name in self.leaves), (self.leaves, static)
 
 
 class Planar(Flow):
-    """`y = x + u' tanh(w.x + b)`, which stretches space across one family of planes.
+    """`y = x + u' tanh(w.x + b)`, a stretch of space across one family of parallel planes.
 
     `log|det| = log(1 + w.u' (1 - tanh^2))`. For the flow to be one-to-one w.u' must exceed -1:
-    `u' = u + (m(w.u) - w.u) w / |w|^2` with `m(a) > -1`. Its inverse has no closed form, so it
-    scores its own samples only.
+    `u' = u + (m(w.u) - w.u) w / |w|^2` with `m(a) > -1`. Its inverse has no closed form, so that only
+    its own samples can be scored.
 
     Args:
         w: normal of the planes [D].
-        u: where points are pushed [D], before the constraint.
+        u: direction of the displacement [D], before the constraint.
         b: offset, a scalar.
 
     >>> flow = Planar(jnp.array([1.0, 0.0]), jnp.array([-9.0, 0.0]), jnp.array(0.0))
@@ -87,8 +87,8 @@ class Planar(Flow):
 
     Source: Rezende and Mohamed (2015), "Variational inference with normalizing flows",
     appendix A.1.
-    Departs from the source: `m(a) = softplus(a + log(e - 1)) - 1 + 0.001`, up to the last term zero
-    at zero; the source's `softplus(a) - 1` makes u' grow without bound as w goes to zero, and
+    Departs from the source: `m(a) = softplus(a + log(e^0.999 - 1)) - 1 + 0.001`, which is zero at
+    zero; the source's `softplus(a) - 1` makes u' grow without bound as w goes to zero, and
     rounds to -1.
     """
 
@@ -98,7 +98,7 @@ class Planar(Flow):
         self.w, self.u, self.b = w, u, b
 
     def forward(self, x: Float[Array, "D"]) -> tuple[Array, Array]:
-        """The image of one event and its log-determinant."""
+        """The image of one event and its log-determinant, nats."""
         along, square = self.w @ self.u, self.w @ self.w
         stretch = _stretch(along)
         u = self.u + (stretch - 1 - along) * self.w / jnp.where(square > 0, square, 1)
@@ -114,14 +114,14 @@ def _stretch(along: Array) -> Array:
 
 
 class InverseAutoregressive(Flow):
-    """`y = gate * x + (1 - gate) * shift`, where entry d of gate and shift sees entries before d only.
+    """`y = gate * x + (1 - gate) * shift`; entry d of gate and shift depends on the entries of x before d.
 
     `log|det| = sum log gate`, with `gate = sigmoid(raw + 2)` and `shift, raw = conditioner(x,
-    context)`. Sampling with the density is one pass of the conditioner; the inverse is D of them.
+    context)`. A sample with its density takes one pass of the conditioner, the inverse D passes.
 
     Args:
         conditioner: `(x [D], context) -> (shift [D], raw [D])`, autoregressive in x.
-        context: what it sees besides x, whole.
+        context: an input of the conditioner besides x; all its entries may influence every output.
 
     Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive flow".
     Departs from the source: gates stay above 0.001, so that the inverse exists in float32.
@@ -133,12 +133,12 @@ class InverseAutoregressive(Flow):
         self.conditioner, self.context = conditioner, context
 
     def forward(self, x: Float[Array, "D"]) -> tuple[Array, Array]:
-        """The image of one event and its log-determinant."""
+        """The image of one event and its log-determinant, nats."""
         shift, gate = self._shift_and_gate(x)
         return gate * x + (1 - gate) * shift, jnp.sum(jnp.log(gate))
 
     def backward(self, y: Float[Array, "D"]) -> Array:
-        """The event whose image is y: pass d makes entry d right, whatever it began from."""
+        """Return the event whose image is y: pass d makes entry d exact, whatever its initial value."""
 
         def sharpen(_: Array, x: Array) -> Array:
             shift, gate = self._shift_and_gate(x)
@@ -152,19 +152,19 @@ class InverseAutoregressive(Flow):
 
 
 class SplineCoupling(Flow):
-    """Every other entry passes through a monotone spline that the remaining entries choose.
+    """A coupling: every other entry passes through a monotone spline given by the remaining entries.
 
-    `y[d] = spline[d](x[d])` with the splines of `conditioner(x[kept], context)`, `y[kept] =
+    `y[d] = spline[d](x[d])` with the splines from `conditioner(x[kept], context)`, and `y[kept] =
     x[kept]`; `log|det| = sum log spline[d]'(x[d])`. Outside [-bound, bound] a spline is the identity.
 
     Args:
         conditioner: `(x [D], zero where not kept; context) -> raw [D * (3 K - 1)]`, K bins.
-        context: what it sees besides x.
+        context: an input of the conditioner besides x.
         parity: 0 to transform entries 0, 2, ..., 1 for entries 1, 3, ...; the others are kept.
-        bound: B.
+        bound: the splines differ from the identity on [-bound, bound] only.
 
     Source: Durkan et al. (2019), "Neural spline flows", section 3.
-    Departs from the source: entries are split in turn, not by a random permutation.
+    Departs from the source: entries are split alternately, not by a random permutation.
     """
 
     leaves = ("conditioner", "context")
@@ -176,13 +176,13 @@ class SplineCoupling(Flow):
         self.parity, self.bound = parity, bound
 
     def forward(self, x: Float[Array, "D"]) -> tuple[Array, Array]:
-        """The image of one event and its log-determinant."""
+        """The image of one event and its log-determinant, nats."""
         kept, spline = self._kept_and_spline(x)
         y, log_slope = splines.forward(spline, x)
         return jnp.where(kept, x, y), jnp.sum(jnp.where(kept, 0, log_slope))
 
     def backward(self, y: Float[Array, "D"]) -> Array:
-        """The event whose image is y."""
+        """Return the event whose image is y."""
         kept, spline = self._kept_and_spline(y)
         return jnp.where(kept, y, splines.inverse(spline, y))
 
@@ -195,11 +195,12 @@ class SplineCoupling(Flow):
 def made_masks(
     size: int, context_size: int, hidden: tuple[int, ...], *, reverse: bool = False
 ) -> list[np.ndarray]:
-    """Which weights an autoregressive network may use: booleans [fan_in, fan_out], one a layer.
+    """Return the weight masks of an autoregressive network: booleans [fan_in, fan_out], one per layer.
 
-    Entry d of x has degree d + 1 (from the other end if `reverse`), context has 0, hidden units
-    share out 0 to D - 1 evenly. A unit sees units of its own degree or less, an output only those of
-    less, so output d depends on the entries before it and on all of the context.
+    Entry d of x has degree d + 1 (counted from the other end if `reverse`), the context degree 0, and
+    the hidden units have degrees 0 to D - 1 in equal numbers. A hidden unit is connected to units of its
+    own degree or less, an output to units of a lower degree, so that output d depends on the entries
+    before it and on all of the context.
 
     Args:
         size: D.

@@ -1,4 +1,4 @@
-"""Densities cut into grey levels: the discretised logistic and mixtures of it."""
+"""Distributions over grey levels: the discretised logistic and mixtures of it."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxvae.types import InputError, PRNGKey
 
 
 class Levels(Constraint):
-    """Where evenly spaced levels lie: `{0, 1 / (L - 1), ..., 1}`, to a hundredth of a step.
+    """The support of L evenly spaced levels, `{0, 1 / (L - 1), ..., 1}`, to within a hundredth of a step.
 
     Args:
         num_levels: L, such as 256 for 8-bit images.
@@ -42,23 +42,23 @@ class Levels(Constraint):
         return jnp.zeros_like(prototype)
 
     def tree_flatten(self) -> tuple:
-        """No arrays; the number of levels is static."""
+        """Return no arrays, and the number of levels as static data."""
         return (), ((), {"num_levels": self.num_levels})
 
     def eq(self, other: object, static: bool = False) -> bool:
-        """Whether the other has the same levels."""
+        """Return whether the other support has the same levels."""
         del static
         return isinstance(other, Levels) and other.num_levels == self.num_levels
 
 
 class DiscretizedLogistic(dist.Distribution):
-    """Levels of [0, 1], each with the mass that a logistic density has around it.
+    """A logistic discretised to levels of [0, 1]: each level has the mass of the density around it.
 
     `P(x) = sigmoid((x + h - loc) / s) - sigmoid((x - h - loc) / s)` with `s = exp(log_scale)` and h
-    half a step; the lowest level has all that lies below it too, and the highest all above.
+    half a step; the lowest level also has all the mass below it, and the highest all the mass above.
 
     Args:
-        loc: of the density, in the units of x, [*batch].
+        loc: location of the density, in the units of x, [*batch].
         log_scale: log s, of the same shape.
         num_levels: L.
         validate_args: see NumPyro.
@@ -72,8 +72,8 @@ class DiscretizedLogistic(dist.Distribution):
 
     Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive
     flow"; Salimans et al. (2017), "PixelCNN++", for the mass of the outermost levels.
-    Departs from the source: the difference is `sigmoid(a) sigmoid(-b) (1 - exp(b - a))`, of which
-    no factor cancels, so that no level needs a fallback.
+    Departs from the source: the difference is computed as `sigmoid(a) sigmoid(-b) (1 - exp(b - a))`,
+    which has no cancellation, so that no level needs a fallback.
     """
 
     arg_constraints = {  # noqa: RUF012 (NumPyro reads it from the class)
@@ -113,12 +113,12 @@ class DiscretizedLogistic(dist.Distribution):
 
     @property
     def mean(self) -> Array:
-        """`sum_k P(x > level k) / (L - 1)`, over all levels but the highest."""
+        """The mean, `sum_k P(x > level k) / (L - 1)` over all levels except the highest."""
         return jnp.mean(_tails(self.loc, self.log_scale, self.num_levels), axis=-1)
 
     @property
     def variance(self) -> Array:
-        """The variance of the levels, not of the density."""
+        """The variance of the discretised values, not of the logistic density."""
         return _second_moment(_tails(self.loc, self.log_scale, self.num_levels)) - self.mean**2
 
 
@@ -126,9 +126,9 @@ class DiscretizedLogisticMixture(dist.Distribution):
     """`P(x) = sum_m softmax(logits)[m] * DiscretizedLogistic(loc[m], log_scale[m])(x)`.
 
     Args:
-        logits: of the components, [*batch, M].
-        loc: [*batch, M].
-        log_scale: [*batch, M].
+        logits: unnormalised log-weights of the components, [*batch, M].
+        loc: locations of the components, [*batch, M].
+        log_scale: log-scales of the components, [*batch, M].
         num_levels: L.
         validate_args: see NumPyro.
 
@@ -136,7 +136,7 @@ class DiscretizedLogisticMixture(dist.Distribution):
         InputError: the shapes differ, have no axis M, or there are fewer than two levels.
 
     Source: Salimans et al. (2017), "PixelCNN++".
-    Departs from the source: channels are independent of each other, so that any of them can be
+    Departs from the source: channels are independent of each other, so that any of them may be
     missing.
     """
 
@@ -190,12 +190,12 @@ class DiscretizedLogisticMixture(dist.Distribution):
 
     @property
     def mean(self) -> Array:
-        """The mean of the components' means."""
+        """The weighted mean of the components' means."""
         return jnp.mean(self._tails(), axis=-1)
 
     @property
     def variance(self) -> Array:
-        """The variance of the levels."""
+        """The variance of the mixture over levels."""
         return _second_moment(self._tails()) - self.mean**2
 
     def _tails(self) -> Array:
@@ -207,19 +207,19 @@ def require_levels(num_levels: int) -> None:
     """Refuse a number of levels that is not an integer of at least 2.
 
     Raises:
-        InputError: it is not.
+        InputError: `num_levels` is not an integer of at least 2.
     """
     require_integer("num_levels", num_levels, at_least=2)
 
 
 def _log_mass(value: Array, loc: Array, log_scale: Array, num_levels: int) -> Array:
-    """Log of the mass around the level nearest to each value."""
+    """Log-mass around the level nearest to each value, nats."""
     if jnp.issubdtype(jnp.result_type(value), jnp.integer) and num_levels > 2:
         raise InputError(
             f"x: expected levels k / {num_levels - 1} from 0 to 1, as real numbers, got {jnp.result_type(value)}; "
             f"divide whole numbers by {num_levels - 1}"
         )
-    # From the number of the level, so that neighbours share their edge to the last bit.
+    # Edges are computed from the index of the level, so that neighbours share an edge to the last bit.
     steps = num_levels - 1
     k = jax.lax.stop_gradient(jnp.round(value * steps))
     precision = jnp.exp(-log_scale)
@@ -231,7 +231,7 @@ def _log_mass(value: Array, loc: Array, log_scale: Array, num_levels: int) -> Ar
 
 
 def _log_one_minus_exp(log_width: Array) -> Array:
-    """`log(1 - exp(-exp(log_width)))`, also where the width underflows."""
+    """`log(1 - exp(-exp(log_width)))`, accurate also if the width underflows."""
     narrow = log_width < -5
     small = jnp.exp(jnp.where(narrow, log_width, -5.0))
     wide = jnp.exp(jnp.where(narrow, 0.0, jnp.minimum(log_width, 30.0)))
@@ -241,14 +241,14 @@ def _log_one_minus_exp(log_width: Array) -> Array:
 def _draw(
     key: PRNGKey, loc: Array, log_scale: Array, sample_shape: tuple[int, ...], num_levels: int
 ) -> Array:
-    """A logistic sample, moved to the nearest level."""
+    """A logistic sample, rounded to the nearest level."""
     scale = jnp.exp(jnp.minimum(log_scale, 60.0))
     x = loc + scale * jax.random.logistic(key, sample_shape + jnp.shape(loc), jnp.result_type(loc))
     return jnp.clip(jnp.round(x * (num_levels - 1)), 0, num_levels - 1) / (num_levels - 1)
 
 
 def _tails(loc: Array, log_scale: Array, num_levels: int) -> Array:
-    """`P(x > level k)` for all levels but the highest, [..., L - 1]."""
+    """`P(x > level k)` for all levels except the highest, [..., L - 1]."""
     steps = num_levels - 1
     edges = (jnp.arange(steps, dtype=loc.dtype) + 0.5) / steps
     shape = (*loc.shape, steps)

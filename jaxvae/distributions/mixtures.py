@@ -1,4 +1,4 @@
-"""Mixtures of normals: the density of many components in one go."""
+"""Mixtures of diagonal normals, with the densities of all components computed together."""
 
 import math
 from typing import Any
@@ -17,9 +17,9 @@ from jaxvae.types import InputError, PRNGKey
 class DiagonalNormalMixture(dist.Distribution):
     """`p(z) = sum_c w[c] N(z; loc[c], diag(scale[c]^2))`, `w = softmax(log_weights)`.
 
-    `log_prob(z) = logsumexp_c(log w[c] + sum_d log N(z[d]; loc[c, d], scale[c, d]))`, nats. What
-    depends on a component alone is computed once, also where many z are mapped over. A sample
-    picks its component, so no gradient flows through it.
+    `log_prob(z) = logsumexp_c(log w[c] + sum_d log N(z[d]; loc[c, d], scale[c, d]))`, nats. Terms that
+    depend only on a component are computed once, even if many z are mapped over. The component of a
+    sample is drawn, so that no gradient flows through the sample.
 
     Args:
         log_weights: unnormalised log-weights [C].
@@ -80,7 +80,7 @@ class DiagonalNormalMixture(dist.Distribution):
 
     @property
     def variance(self) -> Array:
-        """Within the components and between them [D]."""
+        """The variance within components plus the variance between them [D]."""
         between = jnp.square(self.loc - self.mean[None])
         return jax.nn.softmax(self.log_weights) @ (jnp.square(self.scale) + between)
 
@@ -98,26 +98,27 @@ class DiagonalNormalMixture(dist.Distribution):
 def _from_differences(
     z: Float[Array, "D"], loc: Float[Array, "C D"], precision_root: Float[Array, "C D"]
 ) -> Float[Array, "C"]:
-    """`-sum_d ((z[d] - loc[c, d]) * precision_root[c, d])^2 / 2`: differences round well wherever z is."""
-    # Components come last: the longest axis is the one that vector units run along.
+    """`-sum_d ((z[d] - loc[c, d]) * precision_root[c, d])^2 / 2`, from differences, accurate for every z."""
+    # Components are the last axis: vector units run along it, and it is the longest.
     scaled = (z[:, None] - loc.T) * precision_root.T
     return -jnp.sum(jnp.square(scaled), 0) / 2
 
 
 _exponents = jax.custom_jvp(_from_differences)
-"""The exponents, whose gradients in z and loc are of matrix products.
+"""The exponents of the components, whose gradients in z and loc are matrix products.
 
-Differentiating the differences would keep arrays of [B, K, C, D] under `vmap`, ten or forty times the densities,
-and move them through the memory several times. So the derivative in z and loc is that of the square multiplied
-out: it rounds to 1e-7 of the distances among components, as z itself does. That in the precisions would round to
-1e-7 of their squares, and is taken from differences, computed again in the backward pass.
+Differentiating the differences would store arrays of [B, K, C, D] under `vmap`, ten or forty times the densities,
+and move them through memory several times. So the derivative in z and loc is that of the expanded square: its
+rounding error is 1e-7 of the distances between components, as is that of z itself. For the derivative in the
+precisions that error would be 1e-7 of the squared distances, so it is taken from the differences, which the
+backward pass computes again.
 """
 
 
 @_exponents.defjvp
 def _exponents_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     z, loc, precision_root = primals
-    # Centred, so that rounding is relative to the distances among the components, not from 0.
+    # Centred, so that rounding is relative to the distances between components, not to their distances from 0.
     centre, precision = jnp.mean(loc, 0), jnp.square(precision_root)
 
     def multiplied_out(z: Array, loc: Array) -> Array:
@@ -136,5 +137,5 @@ def _exponents_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def _product(z: Float[Array, "D"], matrix: Float[Array, "C D"]) -> Float[Array, "C"]:
-    """In float32 proper, also where matrix units would round to bfloat16 or TF32."""
+    """The product in full float32, also on hardware that would round to bfloat16 or TF32."""
     return jnp.matmul(z, matrix.T, precision=jax.lax.Precision.HIGHEST)

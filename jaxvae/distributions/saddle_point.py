@@ -1,8 +1,8 @@
-"""Log-densities with gamma functions as sums of small terms.
+"""The terms of Loader's saddle-point form of log-densities, which avoids large gamma functions.
 
-In float32 `lgamma(1e4)` is right to 0.004 only, and densities are differences of several such
-numbers. Loader's saddle-point form has none of them: a deviance, which is zero at the mode, and the
-errors of Stirling's formula, which are below 1 / (12 n).
+In float32 `lgamma(1e4)` is accurate to 0.004 only, and log-densities are differences of several such
+numbers. Loader's form replaces them by a deviance, which is zero at the mode, and the errors of
+Stirling's formula, which are below 1 / (12 n).
 
 Source: Loader (2000), "Fast and accurate computation of binomial probabilities".
 """
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 LOG_2PI = 1.8378770664093453
 LARGEST_LOG = 60.0
-"""Up to here a mean is the exponential of its logarithm; beyond, it grows linearly."""
+"""The largest log-mean that is exponentiated exactly; above it the mean grows linearly."""
 
 _NEAR, _STIRLING_FROM, _TINY = 0.1, 4.0, 1e-15
 
@@ -22,8 +22,8 @@ def stirling_error(n: Float[Array, "..."], log_n: Float[Array, "..."]) -> Float[
     """`lgamma(n + 1) - (n + 1/2) log(n) + n - log(2 pi) / 2`, for n > 0.
 
     Args:
-        n: any positive number; it may have underflowed to 0, its logarithm not.
-        log_n: its logarithm.
+        n: any positive number; it may have underflowed to 0.
+        log_n: the logarithm of n, finite even if n has underflowed.
 
     >>> round(float(stirling_error(jnp.float32(1e4), jnp.log(jnp.float32(1e4)))) * 12e4, 4)
     1.0
@@ -44,13 +44,13 @@ def deviance(
 ) -> Float[Array, "..."]:
     """`count * (u - log(1 + u))` with `u = change / count`, at least 0 and exact near u = 0.
 
-    With `change = expected - count` it is `count log(count / expected) + expected - count`, half
+    With `change = expected - count` it equals `count log(count / expected) + expected - count`, half
     the Poisson deviance.
 
     Args:
         count: positive, or underflowed to 0.
         change: `count * u`.
-        log_ratio: `log(1 + u)`, used far from 0 only.
+        log_ratio: `log(1 + u)`, used only if u is far from 0.
 
     >>> x = jnp.array([5.0])
     >>> [round(float(deviance(x, m - x, jnp.log(m / x))[0]), 6) for m in (5.0, 5.5, 20.0)]
@@ -66,9 +66,9 @@ def deviance(
 
 
 def bounded_log(log: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The logarithm itself up to 60; beyond, that of `e^60 (1 + log - 60)`, which float32 can hold.
+    """Return `log` up to 60, and above it the logarithm of `e^60 (1 + log - 60)`, which float32 can represent.
 
-    The slope of its exponential is continuous and never 0, so that a mean that ran away comes back.
+    The slope of its exponential is continuous and never 0, so that training can recover from too large a mean.
     """
     return jnp.where(
         log > LARGEST_LOG, LARGEST_LOG + jnp.log1p(jnp.maximum(log - LARGEST_LOG, 0.0)), log

@@ -15,7 +15,7 @@ MIN_SLOPE = 1e-3
 
 
 class Spline(NamedTuple):
-    """D splines of K bins between -bound and bound; outside of it they are the identity."""
+    """D splines of K bins on [-bound, bound]; outside this interval they are the identity."""
 
     x_knots: Float[Array, "D knots"]
     y_knots: Float[Array, "D knots"]
@@ -23,7 +23,7 @@ class Spline(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """The bin that each value lies in: corner, size, and the slopes at its two ends."""
+    """The bin that contains each value: corner, size, and the slopes at its two ends."""
 
     left: Float[Array, "D"]
     bottom: Float[Array, "D"]
@@ -36,7 +36,7 @@ class Bin(NamedTuple):
 def make_spline(raw: Float[Array, "D num_raw"], bound: float) -> Spline:
     """Splines from unconstrained numbers: K widths, K heights and K - 1 inner slopes each.
 
-    Zeros make the identity, whose slope at both ends is 1, as that of the tails.
+    Zeros give the identity. The slope at both ends is 1, as in the tails.
     """
     size = (raw.shape[-1] + 1) // 3
     widths, heights, inner = raw[:, :size], raw[:, size : 2 * size], raw[:, 2 * size :]
@@ -58,7 +58,7 @@ def forward(spline: Spline, x: Float[Array, "D"]) -> tuple[Array, Array]:
 
 
 def inverse(spline: Spline, y: Float[Array, "D"]) -> Float[Array, "D"]:
-    """`x` [D] at which the splines are y [D].
+    """`x` [D] at which the splines take the values y [D].
 
     Source: Durkan et al. (2019), "Neural spline flows".
     """
@@ -69,7 +69,7 @@ def inverse(spline: Spline, y: Float[Array, "D"]) -> Float[Array, "D"]:
     a = b.height * (slope - b.slope_left) + bend
     minus_b = bend - b.height * b.slope_left
     c = -slope * rise
-    # Rounding can push the discriminant below zero, and its root has no slope at zero.
+    # Rounding can make the discriminant negative, and the square root has no finite slope at zero.
     root = jnp.sqrt(jnp.maximum(minus_b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
     fraction = jnp.clip(2 * c / (minus_b - root), 0, 1)
     return jnp.where(inside, b.left + fraction * b.width, y)
@@ -99,7 +99,7 @@ def _find(spline: Spline, knots: Array, value: Array) -> Bin:
 
 
 def _within(b: Bin, fraction: Array) -> tuple[Array, Array]:
-    """The rational quadratic and the logarithm of its slope; every sum is of positive terms."""
+    """The rational quadratic and the logarithm of its slope, computed as sums of positive terms."""
     slope, rest = b.height / b.width, 1 - fraction
     both = fraction * rest
     down = slope * (1 - 2 * both) + (b.slope_left + b.slope_right) * both

@@ -1,7 +1,7 @@
-"""Where a distribution has no density: a rule that a pytree, a `jit` or a `vmap` cannot switch off.
+"""Log-densities that are -inf outside the support, also after a pytree round trip, `jit` or `vmap`.
 
-NumPyro compares a value with the support only where `validate_args` is set. Here a distribution is scored
-by copies of it whose parts compare always: -inf outside, with a gradient of 0.
+NumPyro compares a value with the support only if `validate_args` is set. Here a distribution is scored by a
+copy whose parts always compare: the log-density is -inf outside the support, with a gradient of 0.
 """
 
 import copy
@@ -14,18 +14,18 @@ from jaxtyping import Array, Bool
 from numpyro.distributions import Distribution, constraints
 
 CONTAINERS = dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution
-"""Wrappers that score by what they wrap, and have no support of their own."""
+"""Wrappers that score by the distribution inside, and have no support of their own."""
 
 MIXTURES = dist.MixtureSameFamily, dist.MixtureGeneral
 
 SLACK = 1e-3
-"""How far a relaxed bit may lie outside of [0, 1]: straight-through ones round there."""
+"""The distance by which a relaxed bit may lie outside [0, 1], since straight-through bits are rounded."""
 
 
 def guarded(distribution: Distribution) -> Distribution:
-    """The distribution whose log-density is -inf outside of its support, at every level of it.
+    """Return a copy whose log-density is -inf outside the support, also in every distribution it wraps.
 
-    The reals need no comparison. For bits see `can_be_bits`.
+    A support of all reals needs no comparison. For bits see `can_be_bits`.
 
     >>> q = dist.Uniform(0.0, 1.0)
     >>> through_a_pytree = jax.tree.map(jnp.asarray, q)
@@ -34,18 +34,18 @@ def guarded(distribution: Distribution) -> Distribution:
     """
     found = copy.copy(distribution)
     vars(found).update({name: _guarded_part(part) for name, part in vars(distribution).items()})
-    found._validate_args = False  # what it would compare depends on whether a trace looks on
+    found._validate_args = False  # NumPyro would compare only values that are not traced
     if not isinstance(distribution, CONTAINERS + MIXTURES) and _has_bounds(distribution):
         vars(found)["log_prob"] = _Compared(found)
     return found
 
 
 def can_be_bits(distribution: Distribution, value: Array) -> Bool[Array, "..."] | None:
-    """Whether all of an event lies from 0 to 1, or None where a distribution is not one of bits.
+    """Return whether all values of an event lie in [0, 1], or None if the distribution is not over bits.
 
-    Their formula is used of values in between on purpose, by relaxations and for the expectation of grey
-    levels. Of a count or a pixel of 0 to 255 it gives a log-probability above 0. What a mask hides is not
-    looked at. Asked of the event and not of each value, it costs nothing where many z score one x.
+    Relaxations and the expectation for grey levels evaluate the Bernoulli formula at values in between on
+    purpose. For a count, or a pixel from 0 to 255, it would give a log-probability above 0. Masked values are
+    ignored. The check is of the whole event, not of each value, so it is cheap if many z score one x.
 
     >>> can_be_bits(dist.Bernoulli(0.5 * jnp.ones(2)).to_event(1), jnp.array([1.0, 3.0])).tolist()
     False
@@ -61,12 +61,12 @@ def can_be_bits(distribution: Distribution, value: Array) -> Bool[Array, "..."] 
 
 
 def is_all_reals(support: Any) -> bool:
-    """Whether a support is every real number or vector."""
+    """Return whether a support is all real numbers or vectors."""
     return of_one_value(support) is constraints.real
 
 
 def of_one_value(support: Any) -> Any:
-    """What a support says of each value, where it says the same of all of them."""
+    """Return the support of one value, for a support that is the same for all values."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
@@ -86,7 +86,7 @@ def _has_bounds(distribution: Distribution) -> bool:
 
 
 class _Compared:
-    """`log_prob` of one distribution, -inf outside of its support."""
+    """The `log_prob` of one distribution, -inf outside its support."""
 
     def __init__(self, distribution: Distribution):
         self.own = type(distribution).log_prob.__get__(distribution)
@@ -94,7 +94,7 @@ class _Compared:
 
     def __call__(self, value: Array, *intermediates: Any) -> Array:
         inside = self.support(value)
-        try:  # a value inside in the place of one outside, whose NaN would come into the gradient
+        try:  # a value outside the support is replaced by one inside, so that no NaN enters the gradient
             feasible = jax.lax.stop_gradient(self.support.feasible_like(value))
         except NotImplementedError:
             safe = value

@@ -1,4 +1,4 @@
-"""What a model is worth: likelihoods and latent use. Takes models and examples, never runs."""
+"""Evaluation of models on examples: likelihoods, use of the latents, representations."""
 
 from jaxvae.evaluation.aggregate import AggregateMMD, aggregate_mmd
 from jaxvae.evaluation.annealing import AIS, ais

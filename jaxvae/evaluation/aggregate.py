@@ -1,4 +1,4 @@
-"""The aggregate posterior q(z) = mean_n q(z|x_n): its density, and how far it is from the prior."""
+"""The aggregate posterior q(z) = mean_n q(z|x_n): its density, and its distance from the prior."""
 
 import math
 from functools import partial
@@ -22,22 +22,22 @@ from jaxvae.sampling import require_latents
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 NUMBERS = 4_000_000
-"""How many densities are held at a time, about."""
+"""The approximate number of densities in memory at a time."""
 
 
 class AggregateMMD(NamedTuple):
-    """The MMD between aggregate posterior and prior, beside what chance would give."""
+    """The MMD between aggregate posterior and prior, with a permutation test."""
 
     mmd2: float
-    """The squared MMD, without unit; about 0 where they agree, of either sign."""
+    """The squared MMD, without unit; about 0, of either sign, if the two agree."""
     p_value: float
-    """The share of the permutations, this one included, with an MMD at least as large."""
+    """The fraction of the permutations, the observed one included, with an MMD at least as large."""
     null: Float[np.ndarray, "P"]
     """The squared MMD of every permutation of the pooled draws."""
 
     @property
     def deviations(self) -> float:
-        """How many standard deviations of `null` lie between its mean and `mmd2`."""
+        """The distance of `mmd2` from the mean of `null`, in standard deviations of `null`."""
         return float((self.mmd2 - self.null.mean()) / self.null.std(ddof=1))
 
     def __str__(self) -> str:
@@ -57,18 +57,18 @@ def aggregate_mmd(
     num_permutations: int = 500,
     batch_size: int = 500,
 ) -> AggregateMMD:
-    """Do samples of the aggregate posterior look like samples of the prior? A permutation test.
+    """Test whether the aggregate posterior differs from the prior, by a permutation test of the MMD.
 
-    `mmd2` is `jaxvae.coupled.mmd2` of one `z_n ~ q(z|x_n)` and one draw of the prior an example. Its
-    null distribution comes from random exchanges between the two samples. For independent examples
-    of a law under which q(z) = p(z), `p_value <= a` has a chance of at most a, for every N. N^2
-    kernels are computed, in memory that grows with N times the permutations.
+    `mmd2` is `jaxvae.coupled.mmd2` of one `z_n ~ q(z|x_n)` and one sample of the prior per example. Its
+    null distribution comes from random exchanges between the two samples. For independent examples of
+    a distribution under which q(z) = p(z), `p_value <= a` has a probability of at most a, for every N.
+    N^2 kernels are computed, in memory proportional to N times the number of permutations.
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`.
         model: any object with `prior` and `posterior`, or with `given`.
-        xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
-            and `mask`; rows of weight 0 are left out, the others are alike, as a permutation needs them.
+        xs: two examples or more [N, *event], or a batch with `x` and optionally `label` and `mask`; rows
+            of weight 0 are left out, all others count equally, which a permutation test requires.
         kernel: "rbf" or "imq", see `jaxvae.coupled.mmd2`.
         bandwidth: length scale of the kernel; None is sqrt(2 D).
         num_permutations: P; no p-value is below 1 / (P + 1).
@@ -78,7 +78,7 @@ def aggregate_mmd(
         `mmd2`, without bias and unit; `p_value`; `null` [P].
 
     Raises:
-        InputError: there are fewer than two examples, or an option is not usable.
+        InputError: there are fewer than two examples, or an option is invalid.
 
     >>> from jaxvae.testing import draw_examples, linear_gaussian
     >>> model = linear_gaussian().with_exact_posterior()
@@ -106,7 +106,7 @@ def aggregate_mmd(
     shuffles = fold_each(stream_key(key, OfComparison.PERMUTATIONS), jnp.arange(num_permutations))
     rows, forms = jax.device_get(_forms(points, shuffles, kernel=kernel, bandwidth=bandwidth))
     total, signed = (np.asarray(a, np.float64).sum(axis=0) for a in (rows, forms))
-    # Within both samples the kernels sum to (total + signed) / 2, across to (total - signed) / 4.
+    # The kernels within the two samples sum to (total + signed) / 2, those between them to (total - signed) / 4.
     mmd2 = (total + signed) / (2 * size * (size - 1)) - (total - signed) / (2 * size**2)
     observed, null = float(mmd2[0]), mmd2[1:]
     p_value = (1 + np.sum(null >= observed)) / (1 + num_permutations)
@@ -127,7 +127,7 @@ def _forms(
 ) -> tuple[Float[Array, "M"], Float[Array, "M assignments"]]:
     """Row sums of the kernel without its diagonal, and the rows of s' k s of every assignment s.
 
-    s is +1 for one sample and -1 for the other; the first is the one observed.
+    s is +1 for one sample and -1 for the other; the first assignment is the observed one.
     """
     size, latent_dim = points.shape
     k = kernel_function(kernel, bandwidth, latent_dim)
@@ -143,23 +143,23 @@ def _forms(
 
 
 class Draws(NamedTuple):
-    """K draws of q(z|x) for each of N examples, and their log-densities in nats."""
+    """K samples of q(z|x) for each of N examples, and their log-densities, nats."""
 
     z: Float[Array | np.ndarray, "N K *latent"]
     log_q: Float[Array | np.ndarray, "N K"]
     log_p: Float[Array | np.ndarray, "N K"]
     log_q_each: Float[Array | np.ndarray, "N K D"] | None
-    """Of each latent, where q factorises over them."""
+    """log q of each latent, if q factorises over latents; else None."""
     log_p_each: Float[Array | np.ndarray, "N K D"] | None
-    """Of each latent, where the prior factorises over them."""
+    """log p of each latent, if the prior factorises over latents; else None."""
     log_p_x_z: Float[Array | np.ndarray, "N K"] | None
-    """Where it was asked for."""
+    """log p(x|z), if requested; else None."""
 
 
 def posterior_draws(
     key: PRNGKey, model: Model, xs: Batch, *, num_samples: int, batch_size: int, decode: bool
 ) -> Draws:
-    """Draw k of example i from `fold_in(fold_in(key, i), k)`, NumPy arrays; log p(x|z) if `decode`."""
+    """Draw sample k of example i from `fold_in(fold_in(key, i), k)`, as NumPy arrays; with log p(x|z) if `decode`."""
     options = {"num_samples": num_samples, "decode": decode}
     return stream(_draws, model, key, xs, batch_size=batch_size, **options)
 
@@ -179,20 +179,20 @@ def _draws(model: Model, key: PRNGKey, x: Array, *, num_samples: int, decode: bo
 
 
 def log_prob_each(distribution: Distribution, z: Array) -> Float[Array, "D"] | None:
-    """The log-density of each latent by itself, or None where they are not independent."""
+    """The log-density of each latent separately, nats, or None if the distribution does not factorise."""
     if not isinstance(distribution, Independent) or distribution.base_dist.event_shape != ():
         return None
     return log_prob(distribution.base_dist, z).reshape(-1)
 
 
 class _LogSum(NamedTuple):
-    """A running log of a sum of exponentials, `peak + log(total)`."""
+    """A running log-sum-exp, `peak + log(total)`."""
 
     peak: Array
     total: Array
 
     def add(self, values: Array) -> "_LogSum":
-        """With more terms, along the first axis."""
+        """Return the sum with more terms, given along the first axis."""
         peak = jnp.maximum(self.peak, jnp.max(values, axis=0))
         safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
         new = jnp.sum(jnp.exp(values - safe[None]), axis=0)
@@ -206,18 +206,18 @@ class _LogSum(NamedTuple):
 def log_aggregate(
     model: Model, xs: Batch, zs: Float[Array | np.ndarray, "M *latent"], *, each: bool = False
 ) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M D"] | None]:
-    """`log q(z) = log mean_n q(z|x_n)` of latents, nats, over all N examples, by their weights.
+    """Return `log q(z) = log mean_n q(z|x_n)` of latents, the mean weighted by the examples' weights, nats.
 
-    The examples stream through in chunks, each encoded once; so many that chunk x M is bounded.
+    The examples are processed in chunks, each encoded once; the chunk size bounds chunk x M.
 
     Args:
         model: any object with `posterior`, or with `given`.
-        xs: the examples that q(z) is of, [N, *event], or a batch.
+        xs: the examples that define q(z), [N, *event], or a batch.
         zs: latents.
-        each: whether the density of each latent by itself is wanted, from factorised posteriors.
+        each: whether to return the density of each latent separately as well, for factorised posteriors.
 
     Returns:
-        `log q(z)` [M], and `log q(z_d)` [M, D] if wanted, float64.
+        `log q(z)` [M], and `log q(z_d)` [M, D] if requested, float64.
 
     Raises:
         InputError: the posterior cannot score a latent that it did not draw.
@@ -269,10 +269,10 @@ def _add(
 
 
 def require_two(xs: Batch) -> None:
-    """Refuse fewer examples than two.
+    """Refuse fewer than two examples.
 
     Raises:
-        InputError: there is one.
+        InputError: there are fewer than two examples of positive weight.
     """
     if np.sum(is_there(xs)) < 2:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: log p(x) along a path of densities from p0(z) to p(x, z)."""
+"""Annealed importance sampling of log p(x), along a path of densities from p0(z) to p(x, z)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from jaxvae.types import Batch, Model, PRNGKey
 
 
 class AIS(NamedTuple):
-    """Estimates of log p(x) by annealed importance sampling, one an example, as NumPy arrays."""
+    """Estimates of log p(x) by annealed importance sampling, one per example, as NumPy arrays."""
 
     estimate: Float[np.ndarray, "N"]
-    """log mean_k w[k] over chains, nats: in expectation a lower bound on log p(x). Of a chain run in
-    reverse -log mean_k w[k]: in expectation an upper bound."""
+    """log mean_k w[k] over chains, nats: in expectation a lower bound on log p(x). For chains run in
+    reverse it is -log mean_k w[k]: in expectation an upper bound."""
     standard_error: Float[np.ndarray, "N"]
-    """Of `estimate`, from the spread of the weights over chains (delta method), nats."""
+    """The standard error of `estimate`, from the spread of the weights over chains (delta method), nats."""
     ess: Float[np.ndarray, "N"]
     """Effective number of chains, (sum w)^2 / sum w^2, from 1 to K."""
     acceptance: Float[np.ndarray, "N"]
-    """Mean acceptance probability of the transitions; NaN where there are none."""
+    """Mean acceptance probability of the transitions; NaN without transitions."""
     weight: Float[np.ndarray, "N"] | None = None
-    """How much each example counts in the mean, 0 for not at all; alike if None."""
+    """Weights of the examples in the mean; equal if None."""
 
     def mean(self) -> tuple[float, float]:
         """The mean over examples and its standard error, sd / sqrt(N), nats."""
@@ -49,42 +49,42 @@ def ais(
     batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> AIS:
-    """Annealed importance sampling of log p(x) of every example, with Hamiltonian transitions.
+    """Estimate log p(x) of every example by annealed importance sampling with Hamiltonian transitions.
 
         log f_t(z) = (1 - t) log p0(z) + t log p(x, z),    0 = t_0 < t_1 < .. < t_T = 1
         log w = sum_j (t_j - t_(j-1)) (log p(x, z_(j-1)) - log p0(z_(j-1)))
-        estimate = log mean_k w[k],    z_0 ~ p0,    z_j from z_(j-1) by a transition that keeps f_(t_j)
+        estimate = log mean_k w[k],    z_0 ~ p0,    z_j from z_(j-1) by a transition that leaves f_(t_j) invariant
 
-    E w = p(x) exactly, for any number of temperatures and however badly the chains mix: the estimate
-    is in expectation a lower bound, and beyond log p(x) + b with probability at most exp(-b).
-    More temperatures make the bound tight. No draw depends on the batch; the rounding may, and long
-    chains amplify it. For that to hold, the transitions must not look at their
-    own chains' past: a pilot run with a key of its own, of a tenth of the temperatures, adapts one
-    step size for each example and temperature to the target acceptance, and they are frozen then.
+    E w = p(x) exactly, for any number of temperatures and however slowly the chains mix: the estimate
+    is in expectation a lower bound, and exceeds log p(x) + b with probability at most exp(-b). More
+    temperatures tighten the bound. For E w = p(x), the transitions must not be adapted to the history of
+    their own chains: a pilot run with a separate key, of a tenth of the temperatures, adapts one step
+    size for each example and temperature to the target acceptance, and the step sizes are then fixed.
+    Random draws do not depend on the batch size; rounding may, and long chains amplify it.
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`.
-        model: any object with `prior`, `posterior` and `likelihood` whose latents are real; a model
-            of several parts with its label bound by `given(y)`.
-        xs: examples as the model sees them, [N, *event]; or a batch, a mapping with `x` and, where
-            there are any, `label` and `mask`.
-        num_chains: K.
-        num_temperatures: T, so many evaluations of the weight and T - 1 transitions; with 1, plain
-            importance sampling from p0.
-        num_leapfrog: gradients of log p(x, z) a transition.
-        start: p0: p(z), or q(z|x), from which far fewer temperatures are needed where it is good.
-        schedule: of t_j: "linear", j / T; or "sigmoid", dense at both ends, sigmoid(8 j / T - 4)
-            shifted and scaled to run from 0 to 1.
-        target_acceptance: of the transitions, which the pilot run aims at.
-        step_size: of the leapfrog, where the pilot run begins.
-        batch_size: examples at a time; by default so many that batch x K is about 1,000.
-        on_progress: called after every batch with the number of examples that are done.
+        model: any object with `prior`, `posterior` and `likelihood` whose latents are real; bind the
+            class of a model with a class among its latents by `given(y)`.
+        xs: examples as inputs of the model, [N, *event]; or a batch: a mapping with `x` and optionally
+            `label` and `mask`.
+        num_chains: K, the number of chains per example.
+        num_temperatures: T, the number of evaluations of the weight, with T - 1 transitions; T = 1 is
+            plain importance sampling from p0.
+        num_leapfrog: gradients of log p(x, z) per transition.
+        start: p0: "prior", p(z), or "posterior", q(z|x), which needs far fewer temperatures if it is good.
+        schedule: the temperatures t_j: "linear", j / T; or "sigmoid", dense at both ends,
+            sigmoid(8 j / T - 4) shifted and scaled to run from 0 to 1.
+        target_acceptance: the acceptance probability to which the pilot run adapts the step sizes.
+        step_size: the initial leapfrog step size of the pilot run.
+        batch_size: examples at a time; by default chosen so that batch x K is about 1,000.
+        on_progress: called after every batch with the number of finished examples.
 
     Returns:
         `estimate` [N] and its `standard_error` [N], nats; `ess` [N]; `acceptance` [N].
 
     Raises:
-        InputError: an option or a shape is not usable, or the latents are not real vectors.
+        InputError: an option or a shape is invalid, or the latents are not real vectors.
 
     >>> from jaxvae.testing import linear_gaussian
     >>> model, x = linear_gaussian(), jnp.ones(3)
@@ -94,8 +94,8 @@ def ais(
 
     Source: Neal (2001), "Annealed importance sampling"; Wu, Burda, Salakhutdinov and Grosse (2017),
     "On the quantitative analysis of decoder-based generative models". Departs from the source: they
-    adapt step sizes by the acceptance of the very chains that are weighted, for which E w = p(x)
-    holds only nearly.
+    adapt step sizes by the acceptance of the weighted chains themselves, for which E w = p(x) holds only
+    approximately.
     """
     settings = Settings(
         num_chains, num_temperatures, num_leapfrog, start, schedule, target_acceptance, step_size
@@ -119,7 +119,7 @@ def _ais(model: Model, key: PRNGKey, x: Array, *, settings: Settings) -> AIS:
 
 
 def summary(log_w: Float[Array, "K"], acceptance: Float[Array, ""]) -> AIS:
-    """`log mean_k w[k]` with its error and the effective number of chains."""
+    """Return `log mean_k w[k]` with its standard error and the effective number of chains."""
     count = log_w.shape[0]
     estimate = jax.nn.logsumexp(log_w) - np.float32(np.log(count))
     share = jax.nn.softmax(log_w)

@@ -1,4 +1,4 @@
-"""Chains of latents along a path of densities: where they start, how they move, what they weigh."""
+"""Chains of latents along a path of densities: initial points, transitions and weights."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -19,13 +19,13 @@ Start: TypeAlias = Literal["prior", "posterior"]
 Schedule: TypeAlias = Literal["sigmoid", "linear"]
 
 ROWS = 1000
-"""Chains x examples in one dispatch, unless a batch size is given."""
+"""The approximate number of chains x examples per batch, unless a batch size is given."""
 WARM_UP = 50
-"""Transitions of the pilot at its first temperature, for the step size to get from its start there."""
+"""Transitions of the pilot run at its first temperature, in which the step size adapts to it."""
 
 
 class Settings(NamedTuple):
-    """What a run of chains is made with; hashable, so that the compiler takes it for a constant."""
+    """The options of a run of chains; hashable, so that they can be a static argument."""
 
     num_chains: int
     num_temperatures: int
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     step_size: float
 
     def check(self) -> None:
-        """Refuse what cannot be used.
+        """Refuse invalid options.
 
         Raises:
             InputError: a number is out of its range or a name is unknown.
@@ -49,7 +49,7 @@ class Settings(NamedTuple):
         require_number("step_size", self.step_size, above=0)
 
     def batch_size(self, given: int | None) -> int:
-        """Examples at a time: those given, or so many that there are about 1,000 chains."""
+        """Return the number of examples at a time: the given one, or as many as make about 1,000 chains."""
         return max(1, ROWS // self.num_chains) if given is None else given
 
 
@@ -67,7 +67,7 @@ def ladder(schedule: Schedule, num_temperatures: int) -> Float[np.ndarray, "{num
 
 
 def path(model: Model, x: Array, start: Start) -> tuple[Distribution, Evaluate]:
-    """p0, and the path from it to p(x, z) with its gradients.
+    """Return p0, and the path from p0 to p(x, z) with its gradients.
 
     Raises:
         InputError: the latents are not real vectors, or p0 is a posterior without a density.
@@ -101,7 +101,7 @@ def path(model: Model, x: Array, start: Start) -> tuple[Distribution, Evaluate]:
 def draw(
     key: PRNGKey, base: Distribution, evaluate: Evaluate, num_chains: int
 ) -> tuple[Point, Point]:
-    """Exact samples of p0, evaluated: K for the pilot run, and K others for the chains that count."""
+    """Draw exact samples of p0 and evaluate them: K for the pilot run, and K others for the weighted chains."""
     points = jax.vmap(lambda key: evaluate(sample(base, key)))(
         jax.random.split(key, 2 * num_chains)
     )
@@ -120,12 +120,13 @@ def anneal(
     evaluate: Evaluate,
     num_leapfrog: int,
 ) -> tuple[Float[Array, "K"], Float[Array, ""]]:
-    """Log-weights of chains that start at exact samples of f_(t_0), and their mean acceptance.
+    """Run chains from exact samples of f_(t_0); return their log-weights, nats, and mean acceptance.
 
     `log_w = sum_j (ts[j] - ts[j-1]) slope(z_(j-1))`, z_j by a transition at ts[j] with
-    `step_sizes[j-1]`. Temperatures that rise give weights of mean p(x), those that fall, from samples
-    of the exact posterior, weights of mean 1 / p(x). The transition at the last one would change
-    nothing and is left out. Sums are compensated: thousands of float32 increments would drift.
+    `step_sizes[j-1]`. Increasing temperatures give weights of mean p(x); decreasing ones, from samples
+    of the exact posterior, give weights of mean 1 / p(x). The transition at the last temperature would
+    not change the weights and is omitted. Sums are compensated, since thousands of float32 increments
+    would accumulate rounding errors.
     """
     changes = ts[1:] - ts[:-1]
 
@@ -151,8 +152,8 @@ def tune(
 ) -> Float[Array, "{settings.num_temperatures}-1"]:
     """A step size for each transition, from a pilot run of a tenth of the temperatures.
 
-    `log step += mean_k acceptance[k] - target` after every transition of K chains; between
-    temperatures of the pilot its logarithm is interpolated.
+    `log step += mean_k acceptance[k] - target` after every transition of K chains; between the
+    temperatures of the pilot run the logarithm of the step size is interpolated.
     """
     size = settings.num_temperatures
     if size == 1:
@@ -171,7 +172,7 @@ def tune(
 
     begin = points, jnp.log(settings.step_size)
     _, log_steps = jax.lax.scan(at, begin, (np.arange(len(ts)), ts))
-    # [0] is where the warm-up ended, [i] what followed t_i of the pilot.
+    # [0] is the step size at the end of the warm-up, [i] that after the transition at t_i of the pilot run.
     log_steps = log_steps[WARM_UP - 1 :]
     place = np.arange(1, size) * pilot_size / size
     before = place.astype(int)
@@ -187,7 +188,7 @@ def move(
     evaluate: Evaluate,
     num_leapfrog: int,
 ) -> tuple[Point, Float[Array, "K"]]:
-    """One transition of every chain; each draws from a key of its own."""
+    """Make one transition of every chain, each with its own key."""
 
     def one(key: PRNGKey, point: Point) -> tuple[Point, Array]:
         return transition(key, point, t, step_size, evaluate=evaluate, num_leapfrog=num_leapfrog)
@@ -196,7 +197,7 @@ def move(
 
 
 def add(total: tuple[Array, Array], value: Array) -> tuple[Array, Array]:
-    """A sum and its rounding error so far, with `value` added (Kahan)."""
+    """Add `value` to a sum with its accumulated rounding error (Kahan summation)."""
     before, error = total
     value = value - error
     after = before + value
@@ -205,10 +206,10 @@ def add(total: tuple[Array, Array], value: Array) -> tuple[Array, Array]:
 
 
 def _require_real(distribution: Distribution, role: str) -> None:
-    """Refuse latents that Hamiltonian dynamics cannot move.
+    """Refuse latents to which Hamiltonian dynamics does not apply.
 
     Raises:
-        InputError: the support is not all real vectors.
+        InputError: the support is not all real vectors, or the latent contains a class.
     """
     support: Any = distribution.support
     while hasattr(support, "base_constraint"):

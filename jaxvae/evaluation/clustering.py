@@ -1,4 +1,4 @@
-"""How well clusters agree with classes: of k-means on codes, or given by a mixture."""
+"""Agreement of clusters with classes, for clusters of k-means on codes or the components of a mixture."""
 
 from typing import NamedTuple
 
@@ -12,32 +12,32 @@ from jaxvae.types import InputError
 
 
 class Clustering(NamedTuple):
-    """Agreement of clusters with classes, whatever their numbers."""
+    """Scores of the agreement of clusters with classes, invariant to the numbering of clusters."""
 
     nmi: float
-    """Mutual information over the mean of the two entropies, 0 to 1."""
+    """Normalised mutual information, the mutual information over the mean of the two entropies, 0 to 1."""
     ari: float
-    """Pairs of examples on which both agree, 0 for what chance gives and 1 for all."""
+    """Adjusted Rand index: agreement on pairs of examples, 0 at chance level and 1 for full agreement."""
     accuracy: float
-    """Examples whose cluster is matched with their class, in the best matching of one with one."""
+    """Fraction of examples whose cluster is matched with their class, in the best one-to-one matching."""
 
 
 def clustering(assignments: Int[ArrayLike, "N"], labels: Int[ArrayLike, "N"]) -> Clustering:
-    """NMI, ARI and accuracy of a clustering.
+    """Return NMI, ARI and accuracy of a clustering.
 
-    `accuracy = max over matchings m of mean_i [m(assignments[i]) = labels[i]]`; each class has one
-    cluster, so examples in clusters beyond the number of classes count as wrong.
+    `accuracy = max over matchings m of mean_i [m(assignments[i]) = labels[i]]`; each class is matched
+    with at most one cluster, so that examples in surplus clusters count as wrong.
 
     Args:
         assignments: the cluster of each example, any integers: from `kmeans_assignments`, or the most
             probable component of a mixture.
-        labels: their classes, integers.
+        labels: the classes of the examples, integers.
 
     Returns:
         The three scores.
 
     Raises:
-        InputError: they are not integers of one shape, or there are no examples.
+        InputError: assignments and labels are not integers of one shape [N], or there are no examples.
 
     >>> clustering([5, 5, 2, 2], [0, 0, 1, 1])
     Clustering(nmi=1.0, ari=1.0, accuracy=1.0)
@@ -66,19 +66,19 @@ def clustering(assignments: Int[ArrayLike, "N"], labels: Int[ArrayLike, "N"]) ->
 def kmeans_assignments(
     codes: Real[ArrayLike, "N D"], num_clusters: int, *, num_starts: int = 10, seed: int = 0
 ) -> Int[np.ndarray, "N"]:
-    """The cluster of each code by k-means, scikit-learn's, the best of several starts.
+    """Return the cluster of each code by scikit-learn's k-means, the best of several runs.
 
     Args:
-        codes: such as posterior means.
+        codes: representations of the examples, such as posterior means.
         num_clusters: C, at most N.
-        num_starts: how many runs from seeds of k-means++; the one of the least squared distance wins.
-        seed: where the starts come from.
+        num_starts: number of runs from k-means++ seeds; the run with the least squared distance is used.
+        seed: seed of the random initialisation.
 
     Returns:
         Integers 0 to C - 1, [N].
 
     Raises:
-        InputError: the codes or a size are not usable.
+        InputError: the codes or a size are invalid.
 
     >>> one, other = kmeans_assignments(np.array([[0.0], [5.0]]), 2).tolist()
     >>> one != other

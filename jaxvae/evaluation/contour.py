@@ -1,4 +1,4 @@
-"""The ELBO of one example around its best q, seen in two coordinates of the mean."""
+"""The ELBO surface of one example around its optimal q, over two coordinates of the mean."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,28 +17,28 @@ from jaxvae.types import InputError, Model, PRNGKey
 
 
 class Contour(NamedTuple):
-    """A map of `ELBO[N(mean, diag(scale)^2)]` over two entries of the mean, as NumPy arrays."""
+    """The surface `ELBO[N(mean, diag(scale)^2)]` over two entries of the mean, as NumPy arrays."""
 
     coordinates: tuple[int, int]
-    """Which latents."""
+    """The indices of the two latents."""
     first: Float[np.ndarray, "G"]
-    """Means of the first one along the grid."""
+    """Means of the first latent along the grid."""
     second: Float[np.ndarray, "G"]
-    """Means of the second one."""
+    """Means of the second latent along the grid."""
     elbo: Float[np.ndarray, "G G"]
-    """[second, first], nats; all else as at the optimum."""
+    """The ELBO [second, first], nats, with all other parameters at the optimum."""
     path: Float[np.ndarray, "T 2"]
-    """Means that the optimisation went through, its start first and the optimum last."""
+    """Means along the optimisation, from the initial one to the optimum."""
     encoder: Float[np.ndarray, "2"]
     """Mean of the encoder's q(z|x)."""
     encoder_elbo: float
-    """ELBO of the encoder's q(z|x) as it is, its own scales and all of its coordinates, nats."""
+    """ELBO of the encoder's q(z|x), with its own scales and all of its means, nats."""
     best_elbo: float
-    """ELBO at the optimum, nats, on the same noise as all the others."""
+    """ELBO at the optimum, on the same noise as all other values, nats."""
 
     @property
     def best(self) -> Float[np.ndarray, "2"]:
-        """Mean at the optimum."""
+        """The mean at the optimum."""
         return self.path[-1]
 
 
@@ -56,32 +56,32 @@ def contour(
     num_fit_samples: int = 32,
     learning_rate: float = 0.02,
 ) -> Contour:
-    """The surface that inference climbs: the ELBO over two means, the way up, and the encoder's guess.
+    """Compute the ELBO surface over two means, the path of the optimisation on it, and the encoder's mean.
 
-    The best diagonal normal of x is found as by `fit_posterior`. Around it the ELBO is computed on a
-    grid over the means of two latents; the other means and all scales stay at the optimum, and the
-    noise is the same at every point, so the surface is smooth. With two latents nothing is hidden but
-    the scales. The grid holds the path, the encoder's mean and the optimum, with a margin.
+    The optimal diagonal normal of x is found as in `fit_posterior`. Around it the ELBO is computed on a
+    grid over the means of two latents. The other means and all scales are fixed at the optimum, and the
+    noise is the same at every point, so that the surface is smooth. With two latents only the scales
+    are not shown. The grid contains the path, the encoder's mean and the optimum, with a margin.
 
     Args:
         key: one typed key.
-        model: with `prior`, `likelihood` and a `posterior` of known mean and variance.
+        model: a model with `prior`, `likelihood` and `posterior`.
         x: one example.
-        coordinates: two latents.
-        start: where the path starts: at the mean of the "prior", for a view of the whole way, or of
-            the "encoder", for one from near.
-        margin: as a share of the larger side, around what must be seen.
-        num_points: G.
-        num_samples: S, of the ELBO of each point.
-        num_steps: updates of q, the length of the path.
-        num_fit_samples: samples of an update.
-        learning_rate: of the first update.
+        coordinates: the indices of two latents.
+        start: the initial q of the path: "prior", to show the whole optimisation, or "encoder", which
+            is closer to the optimum.
+        margin: the margin around path and means, as a fraction of the larger side.
+        num_points: G, the number of grid points per axis.
+        num_samples: S, samples of the ELBO at each point.
+        num_steps: number of updates of q, the length of the path.
+        num_fit_samples: samples per update.
+        learning_rate: learning rate of the first update.
 
     Returns:
-        A `Contour`; `jaxvae.reports.figures.elbo_contours` draws it.
+        A `Contour`; `jaxvae.reports.figures.elbo_contours` plots it.
 
     Raises:
-        InputError: the latent is not a vector of reals, or an option is not usable.
+        InputError: the latent is not a vector of reals, or an option is invalid.
 
     >>> import jaxvae as jv
     >>> surface = contour(jax.random.key(0), jv.testing.linear_gaussian(), jnp.ones(3), num_points=9)
@@ -131,7 +131,7 @@ def _fit(key: PRNGKey, held: Any, x: Array, options: FitOptions, num_samples: in
     fit_key, noise_key, moments_key = jax.random.split(key, 3)
     best, _, path = optimise(fit_key, model, x, options, watch=lambda q: q.mean)
     assert isinstance(best, Diagonal)
-    # In pairs of opposites, so that the noise does not pull the optimum aside.
+    # In pairs of opposite sign, so that the noise does not shift the optimum.
     half = jax.random.normal(noise_key, (-(-num_samples // 2), best.mean.size))
     noise = jnp.concatenate([half, -half])
     mean, scale = moments(moments_key, model.posterior(x))
@@ -166,7 +166,7 @@ def _surface(
 def _axes(
     points: Float[np.ndarray, "N 2"], margin: float, num_points: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A square that holds the points, with a margin."""
+    """Return the axes of a square grid that contains the points with a margin."""
     low, high = points.min(axis=0), points.max(axis=0)
     half = (0.5 + margin) * max(float((high - low).max()), 1e-3)
     center = (low + high) / 2

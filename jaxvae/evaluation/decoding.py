@@ -1,4 +1,4 @@
-"""What p(x|z) shows of itself at given latents."""
+"""Displays of p(x|z) at given latents: its mean, its mode or a sample."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -14,11 +14,11 @@ from jaxvae.evaluation.streams import key_of_draws, stream
 from jaxvae.types import Model, PRNGKey
 
 Shown: TypeAlias = Literal["mean", "mode", "draw"]
-"""What is shown of p(x|z): its mean; of classes the most probable one; else one draw of x."""
+"""The display of p(x|z): its mean; for classes the most probable one; else one sample of x."""
 
 
 def how_shown(model: Model) -> Shown:
-    """What of p(x|z) can be shown for this model."""
+    """Return which display of p(x|z) is available for this model."""
     found: list[Shown] = []
 
     def one(key: PRNGKey) -> None:
@@ -60,16 +60,16 @@ def likelihood_means(
     key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> Float[np.ndarray, "N *event"]:
-    """What p(x|z) shows at given latents, see `show`.
+    """Return the display of p(x|z) at given latents, see `show`.
 
     Args:
-        model: any object with `likelihood`.
+        model: any object with `prior` and `likelihood`.
         zs: latents, [N, D].
-        key: of draws, where `how_shown` says that they are what is shown.
+        key: one typed key for samples, required if `how_shown` returns "draw".
         batch_size: latents at a time.
 
     Returns:
-        `E[x|z_i]`, [N, *event], float32; where p(x|z) has no mean, what `how_shown` says.
+        `E[x|z_i]`, [N, *event], float32; without a mean, the display that `how_shown` returns.
 
     Raises:
         InputError: there are no latents, the model needs a label, or a key is needed and not given.

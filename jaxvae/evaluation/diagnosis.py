@@ -1,4 +1,4 @@
-"""Collapse and structure of the latents in words, from all the numbers about them."""
+"""A diagnosis of the latents, such as posterior collapse, in numbers and sentences."""
 
 from typing import Any, NamedTuple
 
@@ -12,22 +12,22 @@ from jaxvae.keys import OfEvaluation, stream_key
 from jaxvae.types import Batch, InputError, PRNGKey
 
 SHARE = 0.1
-"""The share of the rate from which the marginal KL is worth a sentence, beyond three errors."""
+"""The fraction of the rate that the marginal KL must exceed by three standard errors for a sentence."""
 
 
 class Diagnosis(NamedTuple):
-    """What the latents do, and what is amiss with it."""
+    """Measures of the latents, and sentences on their problems."""
 
     units: ActiveUnits
-    """Which latents follow the data."""
+    """The active latents, whose posterior mean varies with x."""
     kl: Float[np.ndarray, "D"] | None
-    """KL(q(z_d|x) || p(z_d)) of each latent, nats; None where it has no closed form."""
+    """KL(q(z_d|x) || p(z_d)) of each latent, nats; None if it has no closed form."""
     surgery: Surgery
-    """Distortion, rate and its two parts; mutual information of each latent."""
+    """Distortion, the rate and its two parts, and the mutual information of each latent."""
     reliance: Reliance
-    """Whether the decoder looks at z."""
+    """The decoder's use of z."""
     sentences: tuple[str, ...]
-    """What is amiss; none where nothing is."""
+    """Sentences on problems; empty if there are none."""
 
     def __str__(self) -> str:
         return "\n".join(self.sentences) or "Nothing is amiss with the latents."
@@ -42,23 +42,23 @@ def diagnose(
     moment_samples: int | None = None,
     batch_size: int = 100,
 ) -> Diagnosis:
-    """Dead latents, a decoder that ignores z, a rate that is not information: numbers, then sentences.
+    """Diagnose dead latents, a decoder that ignores z, and a rate that is not mutual information.
 
     Args:
         key: one typed key.
         model: any object with `prior`, `posterior` and `likelihood`, or with `given`.
-        xs: two examples or more [N, *event], in an order that says nothing; or a batch with `x` and,
-            where there are any, `label` and `mask`. The more, the higher the ceiling log N.
+        xs: two examples or more [N, *event], in random order; or a batch with `x` and optionally `label`
+            and `mask`. More examples raise the ceiling log N of the mutual information.
         num_samples: K of `elbo_surgery` and of `reliance_on_latents`.
-        moment_samples: draws for the posterior means, where those have no closed form.
+        moment_samples: number of samples for the posterior means, if these have no closed form.
         batch_size: examples at a time.
 
     Returns:
-        What `active_units`, `kl_per_latent`, `elbo_surgery` and `reliance_on_latents` return, and
-        sentences on what is amiss; `str` is those sentences, a line each.
+        The results of `active_units`, `kl_per_latent`, `elbo_surgery` and `reliance_on_latents`, and
+        sentences on problems; `str` gives these sentences, one per line.
 
     Raises:
-        InputError: there are fewer than two examples, an option is not usable, q cannot score a
+        InputError: there are fewer than two examples, an option is invalid, q cannot score a
             latent, or its mean has no closed form and `moment_samples` is not given.
 
     >>> import jax
@@ -82,14 +82,14 @@ def diagnose(
     )
     try:
         kl = kl_per_latent(model, xs, batch_size=batch_size)
-    except InputError:  # no closed form, or no latents apart: None says so
+    except InputError:  # no closed form, or no factorisation over latents
         kl = None
     said = (dead_latents(units), unused_latents(reliance), _surgery(surgery))
     return Diagnosis(units, kl, surgery, reliance, tuple(s for s in said if s))
 
 
 def dead_latents(units: ActiveUnits) -> str | None:
-    """A warning that names the latents which ignore the data, or None where there are none."""
+    """Return a warning that names the dead latents, or None if there are none."""
     dead = [d for d, alive in enumerate(units.active) if not alive]
     if not dead:
         return None
@@ -110,7 +110,7 @@ def dead_latents(units: ActiveUnits) -> str | None:
 
 
 def unused_latents(reliance: Reliance) -> str | None:
-    """A warning where the decoder ignores z, or may, or None where it uses it."""
+    """Return a warning if the decoder ignores z or may ignore it, or None if it uses z."""
     (drop, error), (rate, _) = reliance.mean_drop, reliance.mean_rate
     worth = f"z of another example costs it {drop:.2f} +- {error:.2f} nats, the rate is {rate:.2f}"
     match reliance.verdict:

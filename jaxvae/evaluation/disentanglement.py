@@ -1,7 +1,7 @@
-"""Whether each latent stands for one factor of the data: MIG, SAP, modularity and DCI.
+"""Disentanglement scores, which measure whether each latent represents one factor: MIG, SAP, modularity, DCI.
 
-All of them look at codes [N, D], one row an example, beside factors [N, F] that are known to have
-made the examples. Those that need probabilities cut each latent into equal-width bins.
+All of them compare codes [N, D], one row per example, with the known generative factors [N, F] of the
+examples. Scores that need probabilities divide the range of each latent into equal-width bins.
 """
 
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from jaxvae.evaluation.latents import posterior_moments
 from jaxvae.evaluation.streams import is_there
 from jaxvae.types import Batch, Model, PRNGKey
 
-ROUNDING = 1e-10  # nats that the rounding of sums may leave of 0
+ROUNDING = 1e-10  # nats; a sum that should be 0 may differ from it by rounding up to this
 FOREST: dict[str, Any] = {
     "n_estimators": 20,
-    "min_samples_leaf": 0.01,  # of the examples; smaller leaves give importance to noise
-    "max_features": None,  # a forest that tries few latents must split at useless ones
+    "min_samples_leaf": 0.01,  # as a fraction of the examples; smaller leaves give importance to noise
+    "max_features": None,  # all latents are candidates: with few, a tree must split at useless ones
     "random_state": 0,
 }
 
@@ -34,13 +34,13 @@ class DCI(NamedTuple):
     """Disentanglement, completeness and informativeness, each from 0 to 1."""
 
     disentanglement: float
-    """1 where each latent matters for one factor at most."""
+    """1 if each latent is important for at most one factor."""
     completeness: float
-    """1 where each factor is told by one latent."""
+    """1 if each factor is predicted by one latent."""
     informativeness: float
-    """Share of held-out values of the factors that are predicted, the mean over factors."""
+    """Accuracy of the prediction of factors on held-out examples, the mean over factors."""
     importance: Float[np.ndarray, "D F"]
-    """How much latent d matters in the prediction of factor f; columns sum to 1, or to 0."""
+    """Importance of latent d for the prediction of factor f; columns sum to 1, or to 0."""
 
 
 class Disentanglement(NamedTuple):
@@ -64,19 +64,19 @@ def disentanglement(
     num_bins: int = NUM_BINS,
     batch_size: int = 500,
 ) -> Disentanglement:
-    """All scores of a model's posterior means.
+    """Return all disentanglement scores of a model's posterior means.
 
     Args:
         model: any object with `posterior`.
-        xs: examples as the model sees them, [N, *event], or a batch, whose rows of weight 0 are left out.
-        factors: what made them, such as `dataset.splits["test"]["factors"]`, integers [N, F].
+        xs: examples as inputs of the model, [N, *event], or a batch, whose rows of weight 0 are left out.
+        factors: generative factors, such as `dataset.splits["test"]["factors"]`, integers [N, F].
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
-        key: of the draws of `num_samples`.
+        key: one typed key for the samples of `num_samples`.
         num_bins: bins of each latent.
         batch_size: examples at a time.
 
     Returns:
-        `mig`, `sap`, `modularity` and the three of `dci`.
+        `mig`, `sap`, `modularity` and the three scores of `dci`.
 
     Raises:
         InputError: there are fewer than two latents or factors, or the factors do not fit.
@@ -103,12 +103,12 @@ def disentanglement(
 def mig(
     codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
-    """Mutual information gap: by how much the best latent of a factor beats the second best.
+    """The mutual information gap between the two most informative latents of a factor.
 
-    `MIG = mean_f (I[d1, f] - I[d2, f]) / H[f]`, d1 and d2 the latents that tell most of factor f.
+    `MIG = mean_f (I[d1, f] - I[d2, f]) / H[f]`, d1 and d2 the latents most informative about factor f.
 
     Args:
-        codes: one row an example, D >= 2.
+        codes: one row per example, D >= 2.
         factors: integers, each with two values or more.
         num_bins: bins of each latent.
 
@@ -116,14 +116,14 @@ def mig(
         0 to 1.
 
     Raises:
-        InputError: codes or factors are not usable.
+        InputError: codes or factors are invalid.
 
     >>> factors = np.array(list(np.ndindex(4, 5)))
     >>> round(mig(factors, factors), 6)
     1.0
 
     Source: Chen et al. (2018), "Isolating sources of disentanglement in variational autoencoders".
-    Departs from the source: information from binned codes, as Locatello et al. (2019), where it has
+    Departs from the source: information from binned codes, as in Locatello et al. (2019), instead of
     samples of q(z|x).
     """
     codes, factors = require_factors(codes, factors, latents=2)
@@ -135,14 +135,14 @@ def mig(
 def sap(
     codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
-    """Separated attribute predictability: the gap of accuracy between a factor's two best latents.
+    """Separated attribute predictability: the gap in accuracy between a factor's two best latents.
 
     `S[d, f] = (1 / K) sum_b max_k p(bin b of latent d | factor f = k)`: the balanced accuracy of the
-    best guess at the K values of a factor from the bin of one latent. At chance it is 1 / K, so SAP is
-    at most the mean of 1 - 1 / K.
+    best prediction of the K values of a factor from the bin of one latent. At chance level it is 1 / K, so
+    that SAP is at most the mean of 1 - 1 / K.
 
     Args:
-        codes: one row an example, D >= 2.
+        codes: one row per example, D >= 2.
         factors: integers, each with two values or more.
         num_bins: bins of each latent.
 
@@ -150,7 +150,7 @@ def sap(
         The mean over factors of the gap, 0 to 1.
 
     Raises:
-        InputError: codes or factors are not usable.
+        InputError: codes or factors are invalid.
 
     >>> factors = np.array(list(np.ndindex(4, 5)))
     >>> round(sap(factors, factors), 6)  # (3/4 + 4/5) / 2
@@ -167,13 +167,13 @@ def sap(
 def modularity(
     codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> float:
-    """How far each latent tells of one factor alone.
+    """Modularity: the degree to which each latent is informative about a single factor.
 
-    `modularity = mean_d (1 - sum_{f != best} I[d, f]^2 / ((F - 1) I[d, best]^2))`; a latent that tells
-    nothing counts as 0.
+    `modularity = mean_d (1 - sum_{f != best} I[d, f]^2 / ((F - 1) I[d, best]^2))`; an uninformative
+    latent counts as 0.
 
     Args:
-        codes: one row an example.
+        codes: one row per example.
         factors: integers, F >= 2, each with two values or more.
         num_bins: bins of each latent.
 
@@ -181,14 +181,14 @@ def modularity(
         0 to 1.
 
     Raises:
-        InputError: codes or factors are not usable.
+        InputError: codes or factors are invalid.
 
     >>> factors = np.array(list(np.ndindex(4, 5)))
     >>> round(modularity(factors, factors), 6)
     1.0
 
     Source: Ridgeway and Mozer (2018), "Learning deep disentangled embeddings with the F-statistic
-    loss", section 3; Locatello et al. (2019) for latents that tell nothing.
+    loss", section 3; Locatello et al. (2019) for uninformative latents.
     """
     codes, factors = require_factors(codes, factors, factors_at_least=2)
     squares = factor_information(codes, factors, num_bins=num_bins) ** 2
@@ -202,24 +202,24 @@ def dci(codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"]) -> DCI:
     """Disentanglement, completeness, informativeness: which latents a predictor of each factor uses.
 
     With importances R, `disentanglement = sum_d rho[d] (1 - H_F(R[d] / sum_f R[d, f]))`, H_F the
-    entropy to the base F, `rho[d]` the share of latent d in the sum of R; completeness is the same of
+    entropy to the base F, `rho[d]` the share of latent d in the sum of R; completeness is the same for
     R transposed.
 
     Args:
-        codes: one row an example, D >= 2.
+        codes: one row per example, D >= 2.
         factors: integers, F >= 2, each with two values or more.
 
     Returns:
         The three scores, and R.
 
     Raises:
-        InputError: codes or factors are not usable.
+        InputError: codes or factors are invalid.
 
     Source: Eastwood and Williams (2018), "A framework for the quantitative evaluation of disentangled
-    representations". Departs from the source: its forests are scikit-learn's of 20 trees with a
-    hundredth of the examples a leaf, which take seconds where the boosted trees of Locatello et al.
-    (2019) take minutes; factors are classes, so informativeness is an accuracy, on a random quarter
-    of the examples, and importance is the impurity that splits at a latent remove.
+    representations". Departs from the source: the forests are scikit-learn's, of 20 trees with at least
+    a hundredth of the examples per leaf, which take seconds, while the boosted trees of Locatello et al.
+    (2019) take minutes; factors are classes, so that informativeness is an accuracy, on a random quarter
+    of the examples, and importance is the reduction of impurity by splits at a latent.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -242,13 +242,13 @@ def _balanced_accuracy(joint: np.ndarray) -> float:
 
 
 def _gap(scores: Float[np.ndarray, "D F"]) -> Float[np.ndarray, "F"]:
-    """By how much the largest of each column exceeds the next."""
+    """Return the difference between the two largest entries of each column."""
     second, first = np.sort(scores, axis=0)[-2:]
     return first - second
 
 
 def _specificity(importance: Float[np.ndarray, "A B"]) -> float:
-    """1 - the entropy of each row to the base of its length, weighed by the row's share of the sum."""
+    """The mean over rows of 1 - entropy to the base of the row's length, weighted by the row's share of the sum."""
     mass = importance.sum(axis=1)
     if not mass.any():
         return 0.0

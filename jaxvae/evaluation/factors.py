@@ -1,4 +1,4 @@
-"""Codes [N, D] beside factors [N, F] that made the examples: checks, counts, mutual information."""
+"""Codes [N, D] and generative factors [N, F] of examples: checks, joint counts, mutual information."""
 
 from collections.abc import Callable
 
@@ -16,21 +16,21 @@ NUM_BINS = 20  # of each latent, as Locatello et al. (2019)
 def factor_information(
     codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"], *, num_bins: int = NUM_BINS
 ) -> Float[np.ndarray, "D F"]:
-    """Mutual information of each latent, cut into equal-width bins, and each factor, nats.
+    """The mutual information of each latent, in equal-width bins, and each factor, nats.
 
-    `I[d, f] = sum p(b, k) log(p(b, k) / (p(b) p(k)))` from the counts of the examples, so what is 0 in
-    truth comes out as about (num_bins - 1)(K - 1) / (2 N).
+    `I[d, f] = sum p(b, k) log(p(b, k) / (p(b) p(k)))` from the counts of the examples. The estimate is
+    biased: if the true value is 0, it is about (num_bins - 1)(K - 1) / (2 N).
 
     Args:
-        codes: one row an example.
+        codes: one row per example.
         factors: integers, each with two values or more.
-        num_bins: bins of each latent between its least and its largest value.
+        num_bins: number of bins of each latent between its smallest and its largest value.
 
     Returns:
         I [D, F], nats.
 
     Raises:
-        InputError: codes or factors are not usable.
+        InputError: codes or factors are invalid.
 
     Source: Locatello et al. (2019), "Challenging common assumptions in the unsupervised learning of
     disentangled representations", appendix C.
@@ -46,11 +46,11 @@ def require_factors(
     latents: int = 1,
     factors_at_least: int = 1,
 ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N F"]]:
-    """Codes in float64, and factors with their values renumbered 0, 1, ..
+    """Return codes in float64, and factors with their values renumbered 0, 1, ..
 
     Raises:
-        InputError: one of them has another shape or type, there are too few latents or factors, or
-            a factor has one value only.
+        InputError: codes or factors have a wrong shape or type, there are too few latents or factors, or
+            a factor has only one value.
     """
     codes = require_codes("codes", codes)
     if codes.shape[1] < latents:
@@ -84,7 +84,7 @@ def each_pair(
     factors: Int[np.ndarray, "N F"],
     num_bins: int,
 ) -> Float[np.ndarray, "D F"]:
-    """`score(p)` of the joint probabilities p of every latent's bins and every factor's values."""
+    """Return `score(p)` for every latent and factor, p the joint probabilities of its bins and its values."""
     require_positive(num_bins=num_bins)
     low, high = codes.min(axis=0), codes.max(axis=0)
     width = np.where(high > low, high - low, 1) / num_bins
@@ -93,7 +93,7 @@ def each_pair(
 
 
 def entropy(p: Float[np.ndarray, "..."]) -> float:
-    """Of probabilities, nats."""
+    """The entropy of probabilities, nats."""
     p = p[p > 0]
     return -float(np.sum(p * np.log(p)))
 

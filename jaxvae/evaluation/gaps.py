@@ -1,4 +1,4 @@
-"""Inference gaps: what the ELBO loses to the family of q, and what to the encoder."""
+"""Inference gaps: the approximation gap of the family of q and the amortisation gap of the encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,42 +33,42 @@ CHUNK_SIZE = 100
 
 
 class FamilyGap(NamedTuple):
-    """What the best q of one family tells, one number an example, nats."""
+    """The gaps measured with the optimal q of one family, one number per example, nats."""
 
     best: Float[np.ndarray, "N"]
-    """ELBO of the fitted q, from samples that the fit has not seen."""
+    """ELBO of the fitted q, from samples that were not used in the fit."""
     best_error: Float[np.ndarray, "N"]
     """Standard error of `best`."""
     approximation: Float[np.ndarray, "N"]
-    """log p(x) - best: what the family costs."""
+    """log p(x) - best, the approximation gap of the family."""
     amortisation: Float[np.ndarray, "N"]
-    """best - ELBO of the encoder: what the encoder costs, beside the best q of this family."""
+    """best - ELBO of the encoder, the amortisation gap relative to the optimal q of this family."""
 
 
 class Gaps(NamedTuple):
-    """Where the ELBO stays behind log p(x); every array is [N], nats."""
+    """The parts of the gap between the ELBO and log p(x); every array is [N], nats."""
 
     log_evidence: Float[np.ndarray, "N"]
-    """log p(x), or the lower bound on it that the gaps are measured from."""
+    """log p(x), or the lower bound on it, relative to which the gaps are measured."""
     log_evidence_error: Float[np.ndarray, "N"]
-    """Its Monte Carlo error: 0 where it is exact, NaN where it was given."""
+    """Monte Carlo error of `log_evidence`: 0 if it is exact, NaN if it was given."""
     encoder: Float[np.ndarray, "N"]
     """ELBO of the encoder's q(z|x)."""
     encoder_error: Float[np.ndarray, "N"]
     """Standard error of `encoder`."""
     total: Float[np.ndarray, "N"]
-    """log p(x) - encoder, which is approximation + amortisation for every family."""
+    """log p(x) - encoder, equal to approximation + amortisation for every family."""
     families: Mapping[str, FamilyGap]
-    """By name."""
+    """The gaps of each family, by its name."""
     encoder_family: str
-    """The family of the encoder's q(z|x), the one whose amortisation gap is the encoder's alone."""
+    """The family of the encoder's q(z|x); only for this family is the amortisation gap due to the encoder alone."""
     source: str
-    """Where log p(x) comes from."""
+    """The source of log p(x)."""
     weight: Float[np.ndarray, "N"] | None = None
-    """How much each example counts in means, 0 for not at all; alike if None."""
+    """Weights of the examples in means; equal if None."""
 
     def mean(self, name: str, family: str | None = None) -> tuple[float, float]:
-        """Mean over examples and its standard error, of an array of this object or of a family."""
+        """Return the mean over examples and its standard error, for a named array of this object or of a family."""
         values = getattr(self if family is None else self.families[family], name)
         return mean_and_error(values, self.weight)
 
@@ -92,9 +92,9 @@ class Gaps(NamedTuple):
 def _number_with_error(
     values: Float[np.ndarray, "N"], weight: Float[np.ndarray, "N"] | None
 ) -> str:
-    """Mean and standard error as they are printed."""
+    """Return the mean and its standard error as text."""
     mean, error = mean_and_error(values, weight)
-    return f"{round(mean, 2) + 0.0:.2f} +- {error:.2f}"  # without a minus zero
+    return f"{round(mean, 2) + 0.0:.2f} +- {error:.2f}"  # + 0.0 turns -0.00 into 0.00
 
 
 def gaps(
@@ -112,43 +112,43 @@ def gaps(
     batch_size: int = 100,
     on_progress: Callable[[int], None] | None = None,
 ) -> Gaps:
-    """How far the ELBO lies below log p(x), and why: the family of q, or the encoder.
+    """Split the gap between log p(x) and the ELBO into approximation gap and amortisation gap.
 
         total         = log p(x)  - ELBO[q(z|x)]
-        approximation = log p(x)  - ELBO[q*]        q*: the best q of a family, for each x alone
+        approximation = log p(x)  - ELBO[q*]        q*: the optimal q of a family, for each x separately
         amortisation  = ELBO[q*]  - ELBO[q(z|x)]
 
     For every example approximation + amortisation = total. The ELBOs are means over `num_samples`
-    samples drawn after the fit, from the same noise for every q. The amortisation gap of another
-    family than the encoder's holds what that family has over the encoder's as well.
+    samples drawn after the fit, from the same noise for every q. For a family other than the encoder's,
+    the amortisation gap also includes the difference between the two families.
 
-    With `log_evidence="iwae"` log p(x) is the importance-weighted bound whose proposal is the even
-    mixture of the fitted q, K = `num_samples` draws of each: `log mean_k p(x, z_k) / mean_j q_j(z_k)`.
-    They fit x better than the encoder's q, but it is a lower bound all the same, so the total gap is at
-    least that which is shown; for another estimate pass `jaxvae.evaluation.ais(..).estimate`. A fit that
-    ends short of the optimum moves what it lacks from the amortisation to the approximation gap.
+    With `log_evidence="iwae"` log p(x) is the importance-weighted bound whose proposal is the mixture
+    of the fitted q with equal weights, with K = `num_samples` samples of each: `log mean_k p(x, z_k) /
+    mean_j q_j(z_k)`. These fit x better than the encoder's q, but it is still a lower bound, so that the
+    true total gap is at least the one shown; to use another estimate pass
+    `jaxvae.evaluation.ais(..).estimate`. If a fit stops short of the optimum, the shortfall is counted
+    in the approximation gap instead of the amortisation gap.
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`.
         model: any object with `prior`, `posterior` and `likelihood`, or with `given`.
-        xs: examples [N, *event], or a batch, a mapping with `x` and, where there are any, `label` and
-            `mask`.
-        families: whose best q are sought, see `jaxvae.inference.fit_posterior`.
-        num_samples: K, of each q.
+        xs: examples [N, *event], or a batch: a mapping with `x` and optionally `label` and `mask`.
+        families: the families whose optimal q are fitted, see `jaxvae.inference.fit_posterior`.
+        num_samples: K, the number of samples of each q.
         log_evidence: "iwae"; "exact", the model's own `log_evidence(x)`; or an estimate of log p(x)
             for every example [N], nats.
-        num_steps: updates of each q.
-        num_fit_samples: samples of an update.
-        learning_rate: of the first update.
-        start: where each q starts from, the "encoder" or the "prior".
+        num_steps: number of updates of each q.
+        num_fit_samples: samples per update.
+        learning_rate: learning rate of the first update.
+        start: the initial q, from the "encoder" or the "prior".
         batch_size: examples at a time.
-        on_progress: called after every batch with the number of examples that are done.
+        on_progress: called after every batch with the number of finished examples.
 
     Returns:
-        `Gaps`: arrays [N], and one `FamilyGap` a family; `str` says their means and errors.
+        `Gaps`: arrays [N], and one `FamilyGap` per family; `str` gives their means and standard errors.
 
     Raises:
-        InputError: the latent is not a vector of reals, an option or a shape is not usable, or
+        InputError: the latent is not a vector of reals, an option or a shape is invalid, or
             log p(x) is not known.
 
     >>> import jaxvae as jv
@@ -161,7 +161,7 @@ def gaps(
     Source: Cremer, Li and Duvenaud (2018), "Inference suboptimality in variational autoencoders";
     Veach and Guibas (1995), "Optimally combining sampling techniques for Monte Carlo rendering", for
     the mixture as one proposal.
-    Departs from the source: log p(x) is not the larger of two estimates, which would be biased upwards.
+    Departs from the source: log p(x) is not the maximum of two estimates, which would be biased upwards.
     """
     require_key(key)
     require_positive(num_samples=num_samples, batch_size=batch_size)
@@ -218,8 +218,8 @@ def _bounds(
     num_samples: int,
     with_evidence: bool,
 ) -> list[tuple[Array, Array]]:
-    """ELBO and error of the encoder and of each fitted q, and the evidence with its error
-    (zeros where it is not asked for).
+    """ELBO and standard error of the encoder and of each fitted q, then the evidence with its error
+    (zeros if it is not requested).
     """
     fit_key, bound_key = jax.random.split(key)
     qs = [
@@ -241,7 +241,7 @@ def _bounds(
 def _mixture_evidence(
     key: PRNGKey, model: Model, x: Array, qs: Sequence[Distribution], num_samples: int
 ) -> tuple[Array, Array]:
-    """`log mean_k p(x, z_k) / mean_j q_j(z_k)` over draws of every q, and its error (delta method)."""
+    """`log mean_k p(x, z_k) / mean_j q_j(z_k)` over samples of every q, and its standard error (delta method)."""
     p = model.prior()
 
     def log_w(i: int, k: Array) -> Array:
@@ -255,7 +255,7 @@ def _mixture_evidence(
 
     each = over_samples(some, jnp.arange(num_samples), CHUNK_SIZE)  # [K, families]
     peak = jax.lax.stop_gradient(jnp.max(each))
-    w = jnp.mean(jnp.exp(each - peak), axis=1)  # draws of one k share their noise
+    w = jnp.mean(jnp.exp(each - peak), axis=1)  # samples with the same k share their noise
     return peak + jnp.log(jnp.mean(w)), error_of_mean(w) / jnp.mean(w)
 
 
@@ -270,7 +270,7 @@ def _exact_evidence(model: Any, _: None, x: Array) -> Array:
 
 
 def _encoder_family(model: Any, xs: Batch) -> str:
-    """The name of the family of q(z|x); nothing is computed."""
+    """Return the name of the family of q(z|x), from a trace without computation."""
     names: list[str] = []
 
     def look(row: Any) -> None:

@@ -1,7 +1,8 @@
-"""Hamiltonian Monte Carlo on a path of densities: one chain, one transition, a few lines.
+"""Hamiltonian Monte Carlo on a path of densities: one transition of one chain.
 
-Its own kernel, not one of a sampling library: on the path both ends are kept with their gradients, so
-a new temperature costs no new evaluation, and there is no further dependency for these lines.
+A separate implementation, not that of a sampling library: the log-densities of both ends of the path
+are stored with their gradients, so that a new temperature needs no new evaluation, and no dependency
+is added for a few lines.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from jaxtyping import Array, Float
 from jaxvae.types import PRNGKey
 
 JITTER = 0.2
-"""Step sizes vary by this share at random: with one length, a trajectory can close on itself."""
+"""The relative random variation of step sizes, without which a trajectory can be periodic."""
 
 
 class Point(NamedTuple):
-    """A latent z on the path `log f_t(z) = base(z) + t * slope(z)`, t from 0 to 1."""
+    """A latent z, the terms of the path `log f_t(z) = base(z) + t * slope(z)`, 0 <= t <= 1, and their gradients."""
 
     z: Float[Array, "*latent"]
     base: Float[Array, ""]
@@ -27,12 +28,12 @@ class Point(NamedTuple):
     slope_gradient: Float[Array, "*latent"]
 
     def gradient(self, t: Float[Array, ""]) -> Float[Array, "*latent"]:
-        """The gradient of log f_t at z."""
+        """Return the gradient of log f_t at z."""
         return self.base_gradient + t * self.slope_gradient
 
 
 Evaluate: TypeAlias = Callable[[Array], Point]
-"""`z -> Point`: both log-densities and their gradients at a latent."""
+"""`z -> Point`: `base`, `slope` and their gradients at a latent."""
 
 
 def transition(
@@ -44,22 +45,23 @@ def transition(
     evaluate: Evaluate,
     num_leapfrog: int,
 ) -> tuple[Point, Float[Array, ""]]:
-    """One transition that leaves f_t invariant: momentum, leapfrog steps, Metropolis test.
+    """Make one transition that leaves f_t invariant: momentum, leapfrog steps, Metropolis test.
 
-    `momentum ~ N(0, I)`; a step is a half kick, a drift and a half kick, of which neighbours share
-    one; the end is accepted with probability `min(1, exp(H(start) - H(end)))`, where
-    `H = |momentum|^2 / 2 - log f_t(z)`. An end where H is not a number is rejected.
+    `momentum ~ N(0, I)`. A leapfrog step is a half step of the momentum, a step of z and another half
+    step of the momentum; adjacent half steps are merged. The end point is accepted with probability
+    `min(1, exp(H(start) - H(end)))`, where `H = |momentum|^2 / 2 - log f_t(z)`. An end point with H = NaN
+    is rejected.
 
     Args:
         key: one typed key.
-        point: where the chain is.
+        point: the current point of the chain.
         t: the temperature.
-        step_size: of the leapfrog; what is used is drawn within 20 % of it.
+        step_size: the leapfrog step size; the actual one is drawn within 20 % of it.
         evaluate: the path.
-        num_leapfrog: steps, of one evaluation each.
+        num_leapfrog: number of leapfrog steps, of one evaluation each.
 
     Returns:
-        Where the chain is then, and the probability with which the end was accepted.
+        The next point of the chain, and the acceptance probability.
 
     Source: Neal (2011), "MCMC using Hamiltonian dynamics", sections 3.2 and 4.2.
     """
@@ -77,7 +79,7 @@ def transition(
     first = start + half * point.gradient(t)
     end, momentum = jax.lax.fori_loop(0, num_leapfrog, leapfrog, (point, first))
     momentum = momentum - half * end.gradient(t)
-    # Differences of like terms first: the energies themselves may be thousands of nats.
+    # Like terms are subtracted first, since the energies themselves may be thousands of nats.
     kinetic = jnp.sum((start - momentum) * (start + momentum)) / 2
     log_ratio = kinetic + (end.base - point.base) + t * (end.slope - point.slope)
     log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)

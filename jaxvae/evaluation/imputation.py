@@ -1,4 +1,4 @@
-"""What was not observed, drawn from what was: importance resampling of the latents."""
+"""Imputation of missing values given the observed ones, by importance resampling of the latents."""
 
 from typing import NamedTuple
 
@@ -21,18 +21,18 @@ from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class Imputation(NamedTuple):
-    """Examples with their missing values filled in; the observed ones are as they came."""
+    """Examples with their missing values imputed; observed values are unchanged."""
 
     draws: Float[np.ndarray, "M N *event"]
-    """M draws of p(x_missing|x_observed) an example."""
+    """M samples of p(x_missing|x_observed) per example."""
     mean: Float[np.ndarray, "N *event"] | None
-    """E[x_missing|x_observed] from all K weights; None where p(x|z) has no known mean."""
+    """E[x_missing|x_observed] from all K weights; None if p(x|z) has no known mean."""
     ess: Float[np.ndarray, "N"]
     """Effective sample size of the weights, (sum w)^2 / sum w^2, from 1 to K."""
 
 
 class _Kept(NamedTuple):
-    """What the weights so far come to: sums relative to exp(peak), and the latents that lead."""
+    """The running state over latents: sums of weights relative to exp(peak), and the latents chosen so far."""
 
     peak: Float[Array, ""]
     first: Float[Array, ""]
@@ -52,29 +52,29 @@ def impute(
     chunk_size: int = 100,
     batch_size: int | None = None,
 ) -> Imputation:
-    """Draw the values that are missing given those that were observed, by importance resampling.
+    """Impute missing values given the observed ones, by importance resampling.
 
     `z_k ~ q(z|x_observed)`, `w[k] = p(x_observed|z_k) p(z_k) / q(z_k|x_observed)`: each draw takes one
     of the K latents with probability `w[k] / sum w`, then `x_missing ~ p(x|z)`; `mean` is
-    `sum_k w[k] E[x|z_k] / sum w`. Both are exact as K grows; for K = 1 they are q's reconstruction.
-    Draws of one example share its K latents: where `ess` is near 1 they are all made of one. The
-    encoder sees zeros in the place of what is missing.
+    `sum_k w[k] E[x|z_k] / sum w`. Both converge to the exact results as K grows; for K = 1 they are the
+    reconstruction from q. All draws of an example use the same K latents: if `ess` is near 1, they all
+    come from a single latent. The encoder's input has zeros in place of missing values.
 
     Args:
         key: one typed key; sample k of example i draws from `fold_in(fold_in(key, i), k)`.
         model: any object with `prior`, `posterior` and a `likelihood` that factorises over the
             values of x, or with `given`.
-        xs: a mapping with `x` [N, *event], `mask` of the same shape, 1 where a value was observed and
-            0 where it is missing, and `label` where the model needs one. What stands in the place of
-            a missing value, NaN included, has no effect.
-        num_draws: M, draws an example.
-        num_samples: K, latents that they are taken from.
+        xs: a mapping with `x` [N, *event], `mask` of the same shape, 1 for an observed value and 0 for a
+            missing one, and `label` if the model needs one. The values stored in place of missing
+            ones, NaN included, have no effect.
+        num_draws: M, the number of draws per example.
+        num_samples: K, the number of latents from which the draws are resampled.
         chunk_size: latents at a time; memory does not grow with K, and no result depends on it.
-        batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
+        batch_size: examples at a time; by default chosen so that batch x chunk is about 1,000.
 
     Returns:
-        `draws` [M, N, *event], `mean` [N, *event] and `ess` [N]; both of the first hold the observed
-        values as they came.
+        `draws` [M, N, *event], `mean` [N, *event] and `ess` [N]; the first two contain the observed
+        values unchanged.
 
     Raises:
         InputError: there is no mask or it is of another shape, a size is below 1, or the likelihood
@@ -135,7 +135,7 @@ def _impute(
         if mean is not None:
             means = jnp.asarray(jax.vmap(lambda z: _mean(decode(z)))(z))
             mean = mean * old + jnp.tensordot(w, means, 1, precision="highest")
-        # The largest of log w[k] + Gumbel noise is a k drawn in proportion to w.
+        # Gumbel-max trick: argmax_k of log w[k] + Gumbel noise is a sample of k in proportion to w.
         race = log_w[:, None] + noise
         first, ahead = jnp.argmax(race, axis=0), jnp.max(race, axis=0) > kept.lead
         taken = jax.vmap(lambda ahead, new, old: jnp.where(ahead, new, old))

@@ -1,4 +1,4 @@
-"""What z knows of x: mutual information, and the rate in two parts."""
+"""Mutual information of x and z, and the decomposition of the rate in two parts."""
 
 import math
 from functools import partial
@@ -15,27 +15,27 @@ from jaxvae.types import Batch, Model, PRNGKey
 Weight: TypeAlias = Float[np.ndarray, "N"] | None
 
 NEAR = 0.9
-"""The share of log N from which an estimate is near its ceiling."""
+"""The fraction of log N above which an estimate is near its ceiling."""
 
 
 class PerLatent(NamedTuple):
-    """A number for each latent by itself, with its standard error over examples, nats."""
+    """A quantity of each latent separately, with its standard error over examples, nats."""
 
     mean: Float[np.ndarray, "D"]
     standard_error: Float[np.ndarray, "D"]
 
 
 class MutualInformation(NamedTuple):
-    """How many nats z holds about which of the N examples it came from."""
+    """The mutual information of z and the index of the example, among N examples, nats."""
 
     each: Float[np.ndarray, "N"]
-    """KL(q(z|x_n) || q(z)) of every example, an estimate, nats."""
+    """Estimates of KL(q(z|x_n) || q(z)) of every example, nats."""
     mean: tuple[float, float]
-    """I(x; z), with its standard error over examples, the Monte Carlo error within it, nats."""
+    """I(x; z), with its standard error over examples, which includes the Monte Carlo error, nats."""
     ceiling: float
-    """log N, which I(x; z) cannot exceed, nats; of weighted examples the entropy of their shares."""
+    """The maximum of I(x; z): log N, or for weighted examples the entropy of their normalised weights, nats."""
     per_latent: PerLatent | None
-    """I(x; z_d) of each latent; None where the posterior does not factorise."""
+    """I(x; z_d) of each latent; None if the posterior does not factorise."""
 
     @property
     def near_ceiling(self) -> bool:
@@ -51,18 +51,18 @@ class MutualInformation(NamedTuple):
 
 
 class Surgery(NamedTuple):
-    """Distortion, and the rate in its two parts; `(mean, standard error)` over examples, nats."""
+    """Distortion, the rate and its two parts, each as `(mean, standard error)` over examples, nats."""
 
     distortion: tuple[float, float]
     """-E log p(x|z)."""
     rate: tuple[float, float]
-    """E log q(z|x) - log p(z): mutual information and marginal KL together."""
+    """E log q(z|x) - log p(z), the sum of mutual information and marginal KL."""
     mutual_information: MutualInformation
-    """What of the rate tells examples apart."""
+    """I(x; z), the part of the rate that distinguishes examples."""
     marginal_kl: tuple[float, float]
-    """KL(q(z) || p(z)): what of the rate is the distance from the aggregate posterior to the prior."""
+    """KL(q(z) || p(z)), the part of the rate due to the distance of the aggregate posterior from the prior."""
     marginal_kl_per_latent: PerLatent | None
-    """KL(q(z_d) || p(z_d)); None where posterior or prior does not factorise."""
+    """KL(q(z_d) || p(z_d)) of each latent; None if posterior or prior does not factorise."""
 
     def __str__(self) -> str:
         rate, kl = (f"{mean:.2f} +- {error:.2f}" for mean, error in (self.rate, self.marginal_kl))
@@ -77,28 +77,29 @@ class Surgery(NamedTuple):
 def mutual_information(
     key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
 ) -> MutualInformation:
-    """Mutual information of the N examples and z under q(z|x), `I = mean_n KL(q(z|x_n) || q(z))`.
+    """Estimate the mutual information of the N examples and z, `I = mean_n KL(q(z|x_n) || q(z))`.
 
     `each[n] = mean_k (log q(z_k|x_n) - log q(z_k))`, `z_k ~ q(z|x_n)`, `q(z) = mean_m q(z|x_m)` over all
-    N examples, x_n among them: N x N K densities, in chunks. Without bias for the empirical law of
-    the examples. Of the population that they come from it is an estimate that is too small, since I
-    is concave in the law of x, and it never exceeds log N however much z knows: more examples raise it.
+    N examples, including x_n: N x N K densities, in chunks. It is unbiased for the empirical distribution
+    of the examples. As an estimate for their population it is too small, since I is concave in the
+    distribution of x, and I under the empirical distribution never exceeds log N, whatever the information
+    in z: more examples raise it.
 
     Args:
-        key: one typed key; draw k of example i comes from `fold_in(fold_in(key, i), k)`.
-        model: any object with `prior` and `posterior`, or with `given`; q(z|x) must be able to score.
-        xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
-            and `mask`.
+        key: one typed key; sample k of example i draws from `fold_in(fold_in(key, i), k)`.
+        model: any object with `prior` and `posterior`, or with `given`; q(z|x) must be able to score a
+            given z.
+        xs: two examples or more [N, *event], or a batch with `x` and optionally `label` and `mask`.
         num_samples: K.
-        batch_size: examples that are drawn for at a time.
+        batch_size: examples at a time, for the sampling.
 
     Returns:
-        `each` [N], its `mean` with a standard error, `ceiling` = log N, and the same of each latent
-        where q factorises, nats; `str` says when the ceiling is near. The error is that of the
-        population's I to first order.
+        `each` [N], its `mean` with a standard error, `ceiling` = log N, and the information of each
+        latent if q factorises, nats; `str` warns if the ceiling is near. The standard error is, to first
+        order, that for the population's I.
 
     Raises:
-        InputError: there are fewer than two examples, an option is not usable, or q cannot score.
+        InputError: there are fewer than two examples, an option is invalid, or q cannot score a given z.
 
     >>> import jax
     >>> from jaxvae.testing import draw_examples, linear_gaussian
@@ -117,28 +118,28 @@ def mutual_information(
 def elbo_surgery(
     key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
 ) -> Surgery:
-    """The ELBO in three parts: `-ELBO = distortion + I(x; z) + KL(q(z) || p(z))`.
+    """Decompose the ELBO in three parts: `-ELBO = distortion + I(x; z) + KL(q(z) || p(z))`.
 
     `rate = E log q(z|x) - log p(z) = I(x; z) + KL(q(z) || p(z))` with the q(z) of the N examples, exact
-    for their empirical law: the parts are of the same samples and sum to the rate to rounding. As
-    estimates of the population's the first is too small, at most log N, and the second too large by
-    as much: where I(x; z) is near log N, `marginal_kl` is an upper bound and no more.
+    for their empirical distribution: the parts are estimated from the same samples and sum to the rate up
+    to rounding. As estimates for the population the first part is too small, at most log N, and the second
+    too large by the same amount: if I(x; z) is near log N, `marginal_kl` is only an upper bound.
 
     Args:
-        key: one typed key; draw k of example i comes from `fold_in(fold_in(key, i), k)`.
+        key: one typed key; sample k of example i draws from `fold_in(fold_in(key, i), k)`.
         model: any object with `prior`, `posterior` and `likelihood`, or with `given` and one prior
-            for all labels; q(z|x) must be able to score.
-        xs: as for `mutual_information`.
+            for all labels; q(z|x) must be able to score a given z.
+        xs: two examples or more, as for `mutual_information`.
         num_samples: K.
-        batch_size: examples that are drawn for at a time.
+        batch_size: examples at a time, for the sampling.
 
     Returns:
-        The four numbers with standard errors over examples, and mutual information and marginal KL of
-        each latent where prior and posterior factorise, nats. Those of the latents do not sum to
-        those of z, for latents may depend on each other under q(z).
+        The four quantities with standard errors over examples, and mutual information and marginal KL
+        of each latent if prior and posterior factorise, nats. Those of the latents need not sum to
+        those of z, since latents may be dependent under q(z).
 
     Raises:
-        InputError: there are fewer than two examples, an option is not usable, or q cannot score.
+        InputError: there are fewer than two examples, an option is invalid, or q cannot score a given z.
 
     >>> import jax
     >>> from jaxvae.testing import draw_examples, linear_gaussian
@@ -182,7 +183,7 @@ def _checked_draws(
 def _log_aggregate(
     model: Model, xs: Batch, draws: Draws
 ) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K D"] | None]:
-    """Log q(z) of every draw, and of each latent of it where the posteriors factorise."""
+    """Return log q(z) of every sample, and of each latent separately if the posteriors factorise, nats."""
     size, samples, *latent = draws.z.shape
     factorised = draws.log_q_each is not None
     log_q, each = log_aggregate(
@@ -206,7 +207,7 @@ def _mutual_information(
 
 
 def _ceiling(each: np.ndarray, weight: Weight) -> float:
-    """The entropy of which example it is: log N where all weigh alike."""
+    """The entropy of the example's index, nats: log N for equal weights."""
     if weight is None:
         return math.log(len(each))
     share = weight[weight > 0] / np.sum(weight)

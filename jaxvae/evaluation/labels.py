@@ -1,4 +1,4 @@
-"""How well q(y|x) tells the classes."""
+"""The accuracy of the classifier q(y|x)."""
 
 from typing import Any, NamedTuple
 
@@ -14,28 +14,28 @@ from jaxvae.types import (
 
 
 class Classification(NamedTuple):
-    """How often the most probable class is the true one."""
+    """The accuracy and the confusion matrix of the most probable class."""
 
     accuracy: float
     standard_error: float
-    """Of the accuracy, sqrt(a (1 - a) / N)."""
+    """The standard error of the accuracy a, sqrt(a (1 - a) / N)."""
     confusion: Int[np.ndarray, "C C"]
-    """How many examples of class [i] were taken for class [j]."""
+    """The number of examples of class i [row] that were classified as class j [column]."""
 
 
 def classification(
     model: Any, xs: Batch, labels: Int[np.ndarray, "N"], *, batch_size: int = 500
 ) -> Classification:
-    """Accuracy of `argmax_y q(y|x)`, for a model with `label_posterior`.
+    """Return the accuracy of `argmax_y q(y|x)`, for a model with `label_posterior`.
 
     Args:
-        model: such as `models.ssvae`, with `label_posterior(x)` of one example having `logits` [C].
-        xs: examples as the model sees them, [N, *event], or a batch, whose rows of weight 0 are left out.
-        labels: their classes, integers from 0 to C - 1.
+        model: a model, such as `models.ssvae`, whose `label_posterior(x)` of one example has `logits` [C].
+        xs: examples as inputs of the model, [N, *event], or a batch, whose rows of weight 0 are left out.
+        labels: the classes of the examples, integers from 0 to C - 1.
         batch_size: examples at a time.
 
     Returns:
-        Accuracy from 0 to 1 with its standard error, and the confusion matrix [C, C].
+        The accuracy, 0 to 1, with its standard error, and the confusion matrix [C, C].
 
     Raises:
         InputError: the model has no `label_posterior`, or the labels do not fit.

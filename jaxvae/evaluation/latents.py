@@ -1,4 +1,4 @@
-"""What latents hold: moments of q(z|x), active units, rates of latents and of layers."""
+"""Measures of the latents: moments of q(z|x), active units, and the rates of latents and of layers."""
 
 from typing import NamedTuple
 
@@ -28,14 +28,14 @@ from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class ActiveUnits(NamedTuple):
-    """How much each latent follows the data."""
+    """The variance of posterior means over examples, and the latents that are active by it."""
 
     variance: Float[np.ndarray, "D"]
     """Variance over examples of the posterior mean of each latent."""
     active: Bool[np.ndarray, "D"]
-    """Which of them exceed the threshold."""
+    """True for latents whose variance exceeds the threshold."""
     count: int
-    """How many do."""
+    """The number of active latents."""
 
 
 def active_units(
@@ -47,15 +47,15 @@ def active_units(
     key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> ActiveUnits:
-    """Latents whose posterior mean moves with x: `Var_x(E_q[z_d|x]) > threshold`.
+    """Find the active latents, whose posterior mean varies with x: `Var_x(E_q[z_d|x]) > threshold`.
 
     Args:
         model: any object with `posterior`.
-        xs: examples as the model sees them, or a batch.
+        xs: examples as inputs of the model, or a batch.
         threshold: variance above which a latent counts as active.
-        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; what the
-            draws themselves add to the variance is subtracted.
-        key: of these draws.
+        num_samples: for posteriors without a closed-form mean, see `posterior_moments`; the variance
+            due to the sampling itself is subtracted.
+        key: one typed key for these samples.
         batch_size: examples at a time.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 5.2.
@@ -66,7 +66,7 @@ def active_units(
     variance = _variance(means, weight)
     if (
         num_samples is not None and num_samples > 1
-    ):  # the mean of K draws varies by Var_q / K itself
+    ):  # the mean of K samples has itself a variance of Var_q / K
         noise = mean_of_rows(moments.variance, given) / (num_samples - 1)
         variance = np.maximum(variance - noise, 0)
     active = variance > threshold
@@ -74,7 +74,7 @@ def active_units(
 
 
 def _variance(rows: Float[np.ndarray, "n D"], weight: Float[np.ndarray, "n"]) -> np.ndarray:
-    """Without bias for independent rows: the divisor is sum w - sum w^2 / sum w, n - 1 where they are alike."""
+    """The unbiased weighted variance of independent rows; divisor sum w - sum w^2 / sum w, n - 1 for equal weights."""
     squares = np.square(rows - np.average(rows, axis=0, weights=weight))
     divisor = np.sum(weight) - np.sum(weight**2) / np.sum(weight) if len(rows) > 1 else 1.0
     return np.tensordot(weight, squares, 1) / divisor
@@ -95,9 +95,9 @@ def posterior_moments(
     key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> Moments:
-    """Mean and variance of q(z|x) for every example, as NumPy arrays [N, D].
+    """Return mean and variance of q(z|x) for every example, as NumPy arrays [N, D].
 
-    In closed form; or, with `num_samples`, those of so many draws, of example i with `fold_in(key, i)`.
+    In closed form; or, with `num_samples`, from as many samples, drawn for example i with `fold_in(key, i)`.
 
     Raises:
         InputError: there is no closed form and `num_samples` is not given, or it is given without a key.
@@ -135,7 +135,7 @@ def _sample_moments(
 
 
 def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
-    """Mean over examples of KL(q(z_d|x) || p(z_d)), nats; they sum to the mean rate.
+    """The mean over examples of KL(q(z_d|x) || p(z_d)) of each latent, nats; they sum to the mean rate.
 
     Raises:
         InputError: posterior or prior does not factorise over latents, or there is no closed form.
@@ -149,12 +149,12 @@ def _kl_each(model: Model, _: None, x: Array) -> Array:
 
 
 class LayerKL(NamedTuple):
-    """What each layer of a hierarchy costs, as NumPy arrays."""
+    """The rate of each layer of a hierarchy, as NumPy arrays."""
 
     mean: Float[np.ndarray, "L"]
     """Mean over examples of `E_q[log q - log p]` of each layer, nats."""
     standard_error: Float[np.ndarray, "L"]
-    """Of `mean`, over examples, the Monte Carlo error within it."""
+    """The standard error of `mean` over examples, which includes the Monte Carlo error, nats."""
 
 
 def kl_per_layer(
@@ -165,27 +165,27 @@ def kl_per_layer(
     num_samples: int = 1,
     batch_size: int | None = None,
 ) -> LayerKL:
-    """Which layers of a hierarchy carry the rate: `E_q[log q_l - log p_l]` of each, nats.
+    """Estimate the rate of each layer of a hierarchy, `E_q[log q_l - log p_l]`, nats.
 
-    q_l is the factor of q(z|x) that draws layer l, p_l the factor of p(z) that does. They sum to the
-    Monte Carlo rate of `elbo(kl="monte_carlo")` under the same keys. Where both condition on the
-    layers above, as in a ladder, each is an expected KL and not negative; where q climbs, as q(h1|x)
-    against p(h1|h2), one of them can be.
+    q_l is the factor of q(z|x) that draws layer l, p_l the corresponding factor of p(z). The rates sum to
+    the Monte Carlo rate of `elbo(kl="monte_carlo")` under the same keys. If both factors condition on
+    the layers above, as in a ladder, each rate is an expected KL and not negative; with a bottom-up
+    posterior, such as q(h1|x) against p(h1|h2), a rate can be negative.
 
     Args:
         key: one typed key.
-        model: with chains as prior and posterior, such as `jaxvae.models.hierarchical`.
-        xs: examples as the model sees them, [N, *event], or a batch.
-        num_samples: K, samples of each example.
-        batch_size: examples at a time; by default so many that batch x K is about 1,000.
+        model: a model with chains as prior and posterior, such as `jaxvae.models.hierarchical`.
+        xs: examples as inputs of the model, [N, *event], or a batch.
+        num_samples: K, the number of samples per example.
+        batch_size: examples at a time; by default chosen so that batch x K is about 1,000.
 
     Returns:
-        `mean` [L] and `standard_error` [L], the layer next to x first.
+        `mean` [L] and `standard_error` [L], starting with the layer next to x.
 
     Raises:
         InputError: prior and posterior are not chains of the same layers, or a size is below 1.
 
-    Source: Soenderby et al. (2016), "Ladder variational autoencoders", on layers that go unused.
+    Source: Soenderby et al. (2016), "Ladder variational autoencoders", on unused layers.
     """
     require_key(key)
     require_positive(num_samples=num_samples)

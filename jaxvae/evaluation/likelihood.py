@@ -1,4 +1,4 @@
-"""Importance-weighted log-likelihoods, and the terms of an objective, for every example."""
+"""Importance-weighted log-likelihoods and the terms of an objective, for every example."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,43 +21,43 @@ from jaxvae.sampling import require_latents
 from jaxvae.types import Batch, Model, Objective, PRNGKey, Terms
 
 UNKNOWN = -jnp.inf
-"""On the device, in the place of the NaN of an error or of a k-hat."""
+"""The value that represents an unknown error or k-hat on the device; it becomes NaN in the result."""
 
 
 class LogLikelihood(NamedTuple):
-    """Importance-weighted estimates of log p(x), one an example, as NumPy arrays."""
+    """Importance-weighted estimates of log p(x), one per example, as NumPy arrays."""
 
     estimate: Float[np.ndarray, "N"]
     """log mean_k w[k], nats: in expectation a lower bound on log p(x)."""
     standard_error: Float[np.ndarray, "N"]
-    """Of `estimate`, from the spread of the weights (delta method), nats."""
+    """The standard error of `estimate`, from the spread of the weights (delta method), nats."""
     ess: Float[np.ndarray, "N"]
     """Effective sample size, (sum w)^2 / sum w^2, from 1 to K."""
     pareto_k: Float[np.ndarray, "N"]
-    """Shape of the tail of the weights, see `pareto_k`: above 0.7 `standard_error` says too little."""
+    """Shape of the tail of the weights, see `pareto_k`; above 0.7 `standard_error` is unreliable."""
     weight: Float[np.ndarray, "N"] | None = None
-    """How much each example counts in what is said of all of them, 0 for not at all; alike if None."""
+    """Weights of the examples in means and fractions over examples; equal if None."""
 
     def mean(self) -> tuple[float, float]:
-        """The mean over examples and its standard error, nats.
+        """Return the mean over examples and its standard error, nats.
 
-        The error is that of a sample of examples from a population, sd / sqrt(N); it contains the
-        Monte Carlo error, which `standard_error` gives by itself.
+        The error is that of a sample of examples from a population, sd / sqrt(N); it includes the Monte
+        Carlo error, which `standard_error` gives separately.
         """
         return mean_and_error(self.estimate, self.weight)
 
     def monte_carlo_error(self) -> float:
-        """The part of the mean's error that more samples of z would take away, sqrt(sum e^2) / N, nats."""
+        """The Monte Carlo part of the mean's error, which more samples of z reduce, sqrt(sum e^2) / N, nats."""
         errors, weight = there(self.standard_error, self.weight)
         return float(np.sqrt(np.sum((weight * errors) ** 2)) / np.sum(weight))
 
     def unreliable(self, threshold: float = 0.7) -> float:
-        """The share of the examples whose k-hat exceeds the threshold; those without one do not."""
+        """The fraction of the examples whose k-hat exceeds the threshold; an unknown k-hat does not."""
         return float(mean_of_rows(self.pareto_k > threshold, self.weight))
 
 
 class _Sums(NamedTuple):
-    """Running sums of w and w^2 relative to exp(peak), and the largest log w, for one example."""
+    """Running sums of w and w^2 relative to exp(peak), and the largest values of log w, for one example."""
 
     peak: Float[Array, ""]
     first: Float[Array, ""]
@@ -88,26 +88,26 @@ def log_likelihood(
     batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> LogLikelihood:
-    """Importance-weighted log-likelihood of every example, in memory that does not grow with K.
+    """Estimate the log-likelihood of every example by importance weighting, in memory that does not grow with K.
 
     `estimate = log mean_k w[k]`, `w[k] = p(x, z_k) / q(z_k|x)`, `z_k ~ q(z|x)`. The example is
-    encoded once; the samples stream in chunks through running sums of w and w^2. Sample k of
-    example i draws from `fold_in(fold_in(key, i), k)`: the estimate depends neither on the batch
-    nor on the chunk, and whatever does not divide is still counted.
+    encoded once; the samples are processed in chunks, with running sums of w and w^2. Sample k of
+    example i draws from `fold_in(fold_in(key, i), k)`: the estimate depends neither on the batch size
+    nor on the chunk size, and these need not divide the numbers of examples and samples.
 
     Args:
         key: one typed key.
         model: any object with `prior`, `posterior` and `likelihood`.
-        xs: examples as the model sees them, [N, *event]; or a batch, a mapping with `x` and, where
-            there are any, `label`, `mask`, and `weight` [N], by which `mean()` and the like weigh.
+        xs: examples as inputs of the model, [N, *event]; or a batch: a mapping with `x` and optionally
+            `label`, `mask`, and `weight` [N], the weights of examples in `mean()` and the other summaries.
         num_samples: K.
         chunk_size: samples at a time.
-        batch_size: examples at a time; by default so many that batch x chunk is about 1,000.
-        on_progress: called after every batch with the number of examples that are done.
+        batch_size: examples at a time; by default chosen so that batch x chunk is about 1,000.
+        on_progress: called after every batch with the number of finished examples.
 
     Returns:
-        `estimate` [N] and its `standard_error` [N], nats; `ess` [N] and `pareto_k` [N], which say how
-        far the error can be trusted.
+        `estimate` [N] and its `standard_error` [N], nats; `ess` [N] and `pareto_k` [N], which measure
+        the reliability of the error.
 
     Raises:
         InputError: a size is below 1, or the shapes do not fit the model.
@@ -130,7 +130,7 @@ def log_likelihood(
         num_samples=num_samples,
         chunk_size=chunk_size,
     )
-    # What is not known is NaN here and not on the device, where `jax_debug_nans` would stop at it.
+    # Unknown values become NaN here, not on the device, where `jax_debug_nans` would stop the program.
     estimate, error, ess, k = result
     error, k = (np.where(value == UNKNOWN, np.nan, value) for value in (error, k))
     return LogLikelihood(estimate, error, ess, k, weights_of(xs))
@@ -169,7 +169,7 @@ def terms(
     objective: Objective = objectives.elbo,
     batch_size: int = 500,
 ) -> Terms:
-    """The terms of an objective for every example, as NumPy arrays [N], nats.
+    """Return the terms of an objective for every example, as NumPy arrays [N], nats.
 
     Row i draws from `fold_in(key, i)`: the result does not depend on the batch size.
 

@@ -1,4 +1,4 @@
-"""Pareto k-hat: how heavy the tail of importance weights is, from the largest of them."""
+"""Pareto k-hat: the heaviness of the tail of importance weights, from the largest weights."""
 
 import math
 
@@ -10,11 +10,11 @@ from jaxvae.types import InputError
 
 SMALLEST_TAIL = 5
 _PRIOR_MEAN, _PRIOR_COUNT = 0.5, 10
-"""The weak prior of k-hat: ten observations of a tail of k = 1/2."""
+"""The weak prior of k-hat, equivalent to ten observations of a tail with k = 1/2."""
 
 
 def tail_length(num_samples: int) -> int:
-    """How many of K weights count as their tail: `min(K / 5, 3 sqrt(K))`."""
+    """Return the number of the K weights that form the tail: `min(K / 5, 3 sqrt(K))`."""
     return min(num_samples // 5, math.ceil(3 * math.sqrt(num_samples)))
 
 
@@ -23,19 +23,19 @@ def pareto_k(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 
     `P(w > u + y | w > u) = (1 + k y / s)^(-1/k)` over the largest `tail_length(K)` weights; weights of
     shape k have finite moments of order below 1/k. Below 0.5 their variance is finite and the
-    standard error holds; up to 0.7 estimates are usable; above, the weights that matter most are
-    likely not among those that were drawn, and no error bar can say how far off the estimate is.
+    standard error is valid; up to 0.7 estimates are usable; above, the most important weights have
+    probably not been drawn, and no standard error shows how far off the estimate is.
 
     Args:
-        log_w: all log-weights [K], nats; an additive constant does not matter.
+        log_w: all log-weights [K], nats; an additive constant has no effect.
 
     Returns:
-        k-hat, a scalar without unit; NaN where fewer than 25 weights make no tail, or where those of
-        the tail do not differ beyond float32, as under the exact posterior; infinite where fewer than five
-        weights are not 0.
+        k-hat, a scalar without unit; NaN for fewer than 25 weights, whose tail is too short, or if the
+        weights of the tail are equal up to float32 rounding, as under the exact posterior; infinite if
+        fewer than five weights are not 0.
 
     Raises:
-        InputError: `log_w` is no vector.
+        InputError: `log_w` is not a vector.
 
     >>> e = jax.random.normal(jax.random.key(0), (5000,))
     >>> narrow, wide = 0.48 * e**2, -1.5 * e**2  # q a fifth, and twice, as wide as a Gaussian p
@@ -57,17 +57,17 @@ def pareto_k_of_tail(
 ) -> Float[Array, ""]:
     """Pareto k-hat from the largest M + 1 log-weights in falling order, the last being the threshold u.
 
-    `unknown` stands where there is none.
+    If k-hat is undefined, the result is `unknown`.
     """
     size = largest.shape[0] - 1
     if size < SMALLEST_TAIL:
         return jnp.full((), unknown, largest.dtype)
-    tail = largest[::-1] - largest[0]  # in rising order
+    tail = largest[::-1] - largest[0]  # in increasing order
     threshold, tail = tail[0], tail[1:]
-    above = tail > threshold  # ties with the threshold are no part of the tail
+    above = tail > threshold  # ties with the threshold do not belong to the tail
     count = jnp.sum(above.astype(tail.dtype))
-    # Log-excesses log(w - u), beside the greatest one: the fit does not depend on their unit. They stay
-    # logarithms, since the weights of a hopeless posterior are further apart than float32 reaches.
+    # Log-excesses log(w - u), relative to the largest: the fit does not depend on their scale. They remain
+    # logarithms, since the weights of a very poor posterior exceed the range of float32.
     below = jnp.where(above, threshold - tail, -1.0)
     log_y = jnp.where(above, tail, 0.0) + _log_one_minus_exp(below)
     k = _shape(log_y - log_y[-1], above, count)
@@ -87,10 +87,11 @@ def _log_one_minus_exp(a: Float[Array, "..."]) -> Float[Array, "..."]:
 def _shape(
     log_y: Float[Array, "M"], above: Bool[Array, "M"], count: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """K of a generalised Pareto from log-excesses in rising order, the last of them 0; the last `count` are there.
+    """The shape k of a generalised Pareto distribution, from log-excesses in increasing order.
 
-    The mean of theta = -k / s under its profile likelihood on a grid, a quasi-Bayesian estimate. The
-    points are theta = 1 - c, c > 0: below 0, where k > 0, their logarithm is what is computed with.
+    The last excess is 0, and only the last `count` are valid. The estimate is quasi-Bayesian, the mean of
+    theta = -k / s under its profile likelihood on a grid. The grid points are theta = 1 - c, c > 0; they are
+    represented by their sign and log|theta|, and theta < 0 corresponds to k > 0.
     """
     size = log_y.shape[0]
     points = 30 + math.isqrt(size)
@@ -100,7 +101,7 @@ def _shape(
     ]
     log_c = jnp.log(jnp.sqrt(1 / quantiles) - 1) - jnp.log(3.0) - log_quartile
     is_negative = log_c > 0
-    # Of a theta next to 0 the likelihood is that of the exponential distribution, the limit of k -> 0.
+    # For theta near 0 the likelihood is that of the exponential distribution, the limit of k -> 0.
     tiny = jnp.finfo(log_y.dtype).eps
     log_size = jnp.where(is_negative, log_c, 0.0) + jnp.log(
         jnp.maximum(jnp.abs(jnp.expm1(-jnp.abs(log_c))), tiny)
@@ -114,7 +115,7 @@ def _shape(
 
     k = jax.vmap(k_of)(is_negative, log_size)
     profile = count * (log_size - jnp.log(jnp.abs(k)) - k - 1)
-    # The mean of theta, each sign by itself: log of the sum of weights times sizes.
+    # The mean of theta, for each sign separately: the log of the sum of weights times |theta|.
     log_weight = jax.nn.log_softmax(profile) + log_size
     negative = jax.nn.logsumexp(jnp.where(is_negative, log_weight, -jnp.inf))
     positive = jax.nn.logsumexp(jnp.where(is_negative, -jnp.inf, log_weight))

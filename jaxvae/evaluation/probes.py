@@ -1,4 +1,4 @@
-"""How much of the labels can be read off a representation by a simple classifier."""
+"""Probes: simple classifiers that predict labels from a representation."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,15 +16,15 @@ from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 class Probe(NamedTuple):
-    """How often a classifier that sees codes alone is right."""
+    """The accuracy of a classifier of codes."""
 
     accuracy: float
     standard_error: float
-    """Of the accuracy, sqrt(a (1 - a) / N), N the test examples."""
+    """The standard error of the accuracy a, sqrt(a (1 - a) / N), N the number of test examples."""
 
 
 class Probes(NamedTuple):
-    """Classifiers of codes, and beside them those of x itself."""
+    """The results of classifiers of codes, and of x itself for comparison."""
 
     linear: Probe
     knn: Probe
@@ -48,19 +48,19 @@ def probes(
     key: PRNGKey | None = None,
     batch_size: int = 500,
 ) -> Probes:
-    """Linear and nearest-neighbour classifiers of posterior means, and of x for comparison.
+    """Train linear and nearest-neighbour classifiers of posterior means, and of x for comparison.
 
     Args:
         model: any object with `posterior`.
-        train: a batch with `x` and `label`, which the classifiers learn from; rows of weight 0 are left out.
-        test: another one, which they are judged on.
+        train: the training batch, with `x` and `label`; rows of weight 0 are left out.
+        test: the test batch, likewise.
         num_neighbours: see `knn_probe`.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
-        key: of the draws of `num_samples`; the two splits have streams of their own.
+        key: one typed key for the samples of `num_samples`; the two splits use separate streams.
         batch_size: examples at a time.
 
     Returns:
-        Accuracies from 0 to 1 with their standard errors; `str` says them all.
+        Accuracies from 0 to 1 with their standard errors; `str` lists them.
 
     Raises:
         InputError: there are no labels, or they are all of one class.
@@ -93,22 +93,22 @@ def linear_probe(
     test_codes: Real[ArrayLike, "M D"],
     test_labels: Int[ArrayLike, "M"],
 ) -> Probe:
-    """Multinomial logistic regression on standardised codes.
+    """Train multinomial logistic regression on standardised codes.
 
-    scikit-learn's, with its penalty of half the squared norm of the weights beside the summed loss;
+    scikit-learn's, with its penalty of half the squared norm of the weights added to the summed loss;
     each latent has mean 0 and variance 1 over the training examples.
 
     Args:
-        train_codes: what the classifier learns from.
-        train_labels: their classes, integers, two or more.
-        test_codes: what it is judged on.
+        train_codes: codes of the training examples.
+        train_labels: their classes, integers, two classes or more.
+        test_codes: codes of the test examples.
         test_labels: their classes.
 
     Returns:
         Accuracy on the test examples, 0 to 1, with its standard error.
 
     Raises:
-        InputError: codes or labels are not usable.
+        InputError: codes or labels are invalid.
 
     >>> codes, labels = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
     >>> linear_probe(codes, labels, codes, labels).accuracy
@@ -130,23 +130,23 @@ def knn_probe(
     *,
     num_neighbours: int = 5,
 ) -> Probe:
-    """The class of most of the nearest training codes, by Euclidean distance.
+    """Classify by a majority vote of the nearest training codes, by Euclidean distance.
 
-    The codes are taken as they are: scaled to equal variances, dead latents would count as much as
-    live ones.
+    The codes are not standardised: with equal variances, dead latents would count as much as active
+    ones.
 
     Args:
-        train_codes: where neighbours are looked for.
-        train_labels: their classes, integers, two or more.
-        test_codes: what is classified.
+        train_codes: codes of the training examples, among which neighbours are found.
+        train_labels: their classes, integers, two classes or more.
+        test_codes: codes of the test examples.
         test_labels: their classes.
-        num_neighbours: how many neighbours vote, at most N; of classes with as many votes the lowest.
+        num_neighbours: number of neighbours that vote, at most N; ties go to the lowest class.
 
     Returns:
         Accuracy on the test examples, 0 to 1, with its standard error.
 
     Raises:
-        InputError: codes or labels are not usable, or there are fewer neighbours than asked for.
+        InputError: codes or labels are invalid, or there are fewer training codes than `num_neighbours`.
 
     >>> codes, labels = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
     >>> knn_probe(codes, labels, codes, labels, num_neighbours=1).accuracy
@@ -164,10 +164,10 @@ def knn_probe(
 
 
 def require_codes(name: str, codes: Any) -> Float[np.ndarray, "N D"]:
-    """Codes in float64.
+    """Return codes in float64.
 
     Raises:
-        InputError: they are not finite real numbers [N, D].
+        InputError: the codes are not finite real numbers [N, D].
     """
     array = np.asarray(codes)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "biuf":
@@ -183,10 +183,10 @@ def require_codes(name: str, codes: Any) -> Float[np.ndarray, "N D"]:
 
 
 def require_label_of_each(name: str, labels: Any, count: int) -> Int[np.ndarray, "N"]:
-    """Labels as an array.
+    """Return labels as an array.
 
     Raises:
-        InputError: they are not integers, one for each of `count` examples.
+        InputError: the labels are not integers, one for each of `count` examples.
     """
     array = np.asarray(labels)
     if array.shape != (count,) or array.dtype.kind not in "iu":

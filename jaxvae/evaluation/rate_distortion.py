@@ -1,4 +1,4 @@
-"""The curve of rate and distortion that models trained at several betas draw, and whether it can be true."""
+"""The rate-distortion curve of models trained at several betas, and a check of its consistency."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -17,11 +17,11 @@ from jaxvae.sampling import require_latents
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 ERRORS = 3
-"""How many standard errors a fault must exceed."""
+"""The number of standard errors that a regret must exceed to count as a fault."""
 
 
 class RateDistortion(NamedTuple):
-    """Points of the curve by rising beta, NumPy arrays [M], with standard errors over examples, nats."""
+    """Points of the curve by increasing beta, NumPy arrays [M], with standard errors over examples, nats."""
 
     beta: Float[np.ndarray, "M"]
     """The weight of the rate that each model was trained with."""
@@ -32,14 +32,14 @@ class RateDistortion(NamedTuple):
     """-E log p(x|z)."""
     distortion_error: Float[np.ndarray, "M"]
     elbo: Float[np.ndarray, "M"]
-    """-(distortion + rate), whatever beta the model was trained with."""
+    """-(distortion + rate), without the weight beta."""
     elbo_error: Float[np.ndarray, "M"]
     regret: Float[np.ndarray, "M"]
-    """How much less `distortion + beta rate` the best of all models has at this one's beta: 0 at best."""
+    """By how much this model's `distortion + beta rate` exceeds the least of all models at its beta; 0 is ideal."""
     regret_error: Float[np.ndarray, "M"]
-    """Of the difference between the two models on the same examples."""
+    """Standard error of `regret`, from the differences between the two models on the same examples."""
     best: np.ndarray
-    """Which model that best one is, [M]."""
+    """The index of the model with the least `distortion + beta rate` at each beta, [M]."""
 
     @property
     def slope(self) -> Float[np.ndarray, "{self.beta.size}-1"]:
@@ -49,22 +49,22 @@ class RateDistortion(NamedTuple):
 
     @property
     def monotone(self) -> bool:
-        """Whether the rate falls and the distortion rises from each beta to the next."""
+        """True if the rate decreases and the distortion increases from each beta to the next."""
         return bool(np.all(np.diff(self.rate) <= 0) and np.all(np.diff(self.distortion) >= 0))
 
     @property
     def convex(self) -> bool:
-        """Whether the curve is monotone, and gets steeper from each beta to the next."""
+        """True if the curve is monotone, and becomes steeper from each beta to the next."""
         slope = self.slope[np.diff(self.rate) != 0]
         return self.monotone and bool(np.all(np.diff(slope) <= 0))
 
     @property
     def beaten(self) -> Bool[np.ndarray, "M"]:
-        """Which models another one beats at their own beta by more than three standard errors."""
+        """True for models whose regret exceeds three standard errors, so that another model is better at their beta."""
         return self.regret > ERRORS * self.regret_error
 
     def faults(self) -> tuple[str, ...]:
-        """A sentence on each model that is beaten."""
+        """Return a sentence on each model that another one beats at its own beta."""
         return tuple(
             f"beta {self.beta[i]:g}: the model of beta {self.beta[self.best[i]]:g} has "
             f"{self.regret[i]:.2f} +- {self.regret_error[i]:.2f} nats less distortion + "
@@ -88,30 +88,30 @@ def rate_distortion_curve(
     kl: Literal["analytic", "monte_carlo"] = "analytic",
     batch_size: int = 100,
 ) -> RateDistortion:
-    """Rate and distortion of models trained at several betas, on the same examples and noise.
+    """Estimate rate and distortion of models trained at several betas, on the same examples and noise.
 
-    A model of the least `distortion + beta rate` lies on the frontier of all that its family can
-    reach, where `dD/dR = -beta`. So at each beta its own model must be the best of all: `regret[i] =
-    D_i + beta_i R_i - min_j (D_j + beta_i R_j)` is 0, up to noise. Where all regrets are 0 the curve
-    is monotone and convex, and the slope between neighbours lies between minus their betas; where
-    one is not, that model was not trained to the end (or what it was trained on is not `xs`).
+    The model that minimises `distortion + beta rate` lies on the frontier of its model family, where
+    `dD/dR = -beta`. So at each beta the model trained with it must be the best: `regret[i] =
+    D_i + beta_i R_i - min_j (D_j + beta_i R_j)` is 0, up to noise. If all regrets are 0, the curve
+    is monotone and convex, and the slope between neighbours lies between minus their betas; a model
+    with a positive regret was not trained to its optimum (or not on the distribution of `xs`).
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`, the same for every model.
         models: pairs `(beta, model)`, two or more, each beta once.
-        xs: two examples or more [N, *event], or a batch with `x` and, where there are any, `label`
-            and `mask`.
-        num_samples: K, of the distortion.
-        kl: how the rate is computed: in closed form, or from the samples, as for a flow.
+        xs: two examples or more [N, *event], or a batch with `x` and optionally `label` and `mask`.
+        num_samples: K, samples for the distortion.
+        kl: how the rate is computed: "analytic", in closed form, or "monte_carlo", from the samples, as
+            for a flow.
         batch_size: examples at a time.
 
     Returns:
-        Arrays [M] by rising beta: rate, distortion and ELBO with their standard errors, and regrets,
-        nats; `faults()` names the models that are beaten, `str` is a table.
+        Arrays [M] by increasing beta: rate, distortion and ELBO with their standard errors, and regrets,
+        nats; `faults()` names the models that another one beats, `str` is a table.
 
     Raises:
-        InputError: there are fewer than two models or a beta comes twice or is below 0, an option is
-            not usable, or no closed form of the rate is known.
+        InputError: there are fewer than two models, a beta is repeated or below 0, an option is
+            invalid, or the rate has no closed form.
 
     >>> from jaxvae.testing import draw_examples, linear_gaussian
     >>> model = linear_gaussian()
@@ -150,7 +150,7 @@ def _regrets(
     distortion: Float[np.ndarray, "M N"],
     weight: Float[np.ndarray, "N"] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Regret, its error, and the best model at every beta."""
+    """Return the regrets, their standard errors, and the index of the best model at every beta."""
     costs = [distortion + weight * rate for weight in beta]  # M times [M, N]
     best = np.array([np.argmin(mean_of_rows(cost.T, weight)) for cost in costs])
     behind = np.array(

@@ -1,4 +1,4 @@
-"""Whether the decoder looks at z."""
+"""The decoder's reliance on the latents."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -25,18 +25,18 @@ from jaxvae.types import Batch, InputError, PRNGKey
 
 
 class Reliance(NamedTuple):
-    """How much a decoder makes of its latents."""
+    """Measures of a decoder's use of its latents."""
 
     rate: Float[np.ndarray, "N"]
-    """KL(q(z|x) || p(z)) of every example, nats: what z costs."""
+    """KL(q(z|x) || p(z)) of every example, nats: the cost of z."""
     drop: Float[np.ndarray, "N"]
-    """E log p(x|z) lost by taking z from q of another example, nats: what z is worth to the decoder."""
+    """The decrease in E log p(x|z) if z is from q of another example, nats: the value of z to the decoder."""
     mean_rate: tuple[float, float]
-    """Mean and standard error over examples, nats."""
+    """Mean of `rate` and its standard error over examples, nats."""
     mean_drop: tuple[float, float]
-    """Mean and standard error over examples, nats; neighbours share an example, which the error counts."""
+    """Mean of `drop` and its standard error, nats, which allows for neighbours that share an example."""
     verdict: Literal["ignored", "used", "undecided"]
-    """By whether the drop lies below or above the threshold by three standard errors, or neither."""
+    """Whether `mean_drop` is below ("ignored") or above ("used") the threshold by three standard errors, or neither."""
 
     def __str__(self) -> str:
         (rate, rate_error), (drop, drop_error) = self.mean_rate, self.mean_drop
@@ -56,39 +56,40 @@ def reliance_on_latents(
     threshold: float = 0.1,
     batch_size: int = 100,
 ) -> Reliance:
-    """Does the decoder use z, or model x by itself? What z costs beside what it is worth.
+    """Measure whether the decoder uses z, by the loss of log-likelihood under the z of another example.
 
     `drop[i] = mean_k (log p(x_i|z_k) - log p(x_i|z'_k))`, `z_k ~ q(z|x_i)`, `z'_k ~ q(z|x_j)`, where j is
-    the next example, and the first after the last: about 0 where the decoder ignores z, and exactly 0
-    where z has no weight in it. Both are drawn from the same noise. A rate without a drop is wasted;
+    the next example (for the last example the first one): about 0 if the decoder ignores z, and exactly 0
+    if it does not depend on z. Both z are drawn from the same noise. A rate without a drop is wasted;
     a rate near 0 is posterior collapse.
 
-    A decoder strong enough to model x alone, such as an autoregressive one, tends to both. Remedies:
-    raise beta from 0 to 1 early in training (`jaxvae.training.linear_warmup`), let each latent have
-    some nats for free (`free_bits` of `jaxvae.elbo`) or hold the rate at a `capacity`, or weaken the
-    decoder: fewer and narrower layers, `decoder="markov"` of a low order, or one that factorises.
+    A decoder that can model x without z, such as an autoregressive one, tends to both. Remedies:
+    raise beta from 0 to 1 early in training (`jaxvae.training.linear_warmup`), exempt some nats of each
+    latent from the penalty (`free_bits` of `jaxvae.elbo`) or hold the rate at a `capacity`, or weaken
+    the decoder: fewer and narrower layers, `decoder="markov"` of a low order, or a factorised decoder.
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`.
         model: any object with `prior`, `posterior` and `likelihood`, or with `given`, which returns one.
-        xs: two examples or more [N, *event], in an order that says nothing; or a batch, a mapping
-            with `x` and, where there are any, `label` and `mask`, which go with their x.
+        xs: two examples or more [N, *event], in random order; or a batch: a mapping with `x` and
+            optionally `label` and `mask`, which stay with their x.
         num_samples: K.
-        kl: how the rate is computed: in closed form, or from the samples, as for a flow.
-        threshold: how many nats of drop count as use.
+        kl: how the rate is computed: "analytic", in closed form, or "monte_carlo", from the samples, as
+            for a flow.
+        threshold: the drop that counts as use of z, nats.
         batch_size: examples at a time.
 
     Returns:
-        `rate` [N] and `drop` [N], their means with standard errors, and the verdict; `str` says it all.
+        `rate` [N] and `drop` [N], their means with standard errors, and the verdict; `str` is a summary.
 
     Raises:
-        InputError: there are fewer than two examples, an option or a shape is not usable, or no
-            closed form of the rate is known.
+        InputError: there are fewer than two examples, an option or a shape is invalid, or the rate has
+            no closed form.
 
     Source: Bowman et al. (2016), "Generating sentences from a continuous space", for the collapse
     and warm-up; Kingma et al. (2016), "Improved variational inference with inverse autoregressive
-    flow", for free bits. Departs from the source: they look at the rate alone, which says what the
-    encoder puts into z, not what the decoder takes from it.
+    flow", for free bits. Departs from the source: they report the rate alone, which measures the
+    information that the encoder puts into z, not what the decoder uses of it.
     """
     require_key(key)
     require_positive(num_samples=num_samples, batch_size=batch_size)
@@ -108,10 +109,10 @@ def reliance_on_latents(
 
 
 def next_there(size: int, weight: Float[np.ndarray, "N"] | None) -> Int[np.ndarray, "N"]:
-    """The next row after each that is there, the first after the last; rows of weight 0 are not.
+    """Return for each row the next row of positive weight; the first one follows the last.
 
     Raises:
-        InputError: there are fewer than two.
+        InputError: there are fewer than two rows of positive weight.
     """
     rows = np.arange(size) if weight is None else np.flatnonzero(weight > 0)
     if len(rows) < 2:
@@ -121,7 +122,7 @@ def next_there(size: int, weight: Float[np.ndarray, "N"] | None) -> Int[np.ndarr
 
 @jit_quickly
 def _with_next(examples: Examples, after: Int[Array, "N"]) -> Examples:
-    """Each row and the one after it, [N, 2, ...]."""
+    """Return each row stacked with row `after` of it, [N, 2, ...]."""
     return jax.tree.map(lambda column: jnp.stack([column, column[after]], 1), examples)
 
 
@@ -147,7 +148,7 @@ def _reliance(
             return jax.vmap(lambda k: sample_with_log_prob(q, jax.random.fold_in(key, k)))(ks)
 
         ks = jnp.arange(num_samples)
-        z, log_q = jax.vmap(draw)(pair)  # [2, K, ..]: of its own and of the other example
+        z, log_q = jax.vmap(draw)(pair)  # [2, K, ..]: from this example and from the other one
         log_p = jax.vmap(jax.vmap(lambda z: log_p_x_given_z(bound, own.x, z)))(z)
         drop = jnp.mean(log_p[0] - log_p[1])
         if kl == "analytic":
@@ -160,7 +161,7 @@ def _reliance(
 def _mean_and_error_of_neighbours(
     values: Float[np.ndarray, "N"], weight: Float[np.ndarray, "N"] | None
 ) -> tuple[float, float]:
-    """Mean and standard error in a ring where neighbours are dependent, positively at worst."""
+    """Mean and standard error of values in a ring with dependent neighbours; a negative covariance counts as 0."""
     mean, _ = mean_and_error(values, weight)
     values, weight = there(values, weight)
     rest = (values - mean) * weight / weight.mean()

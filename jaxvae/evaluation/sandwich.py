@@ -1,4 +1,4 @@
-"""Bidirectional Monte Carlo: log p(x) of simulated examples between a lower and an upper bound."""
+"""Bidirectional Monte Carlo: lower and upper bounds on log p(x) of simulated examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,21 +19,21 @@ from jaxvae.types import InputError, Model, PRNGKey
 
 
 class BDMC(NamedTuple):
-    """log p(x) of examples from the model itself, from both sides."""
+    """Lower and upper bounds on log p(x) of examples simulated from the model."""
 
     lower: AIS
     """Chains from p0 to p(x, z): in expectation at most log p(x)."""
     upper: AIS
     """Chains from the exact posterior back to p0: in expectation at least log p(x). All chains of an
-    example start at its one z, whose share of the error `standard_error` leaves out."""
+    example start at its single z, whose contribution to the error is not in `standard_error`."""
     xs: Float[np.ndarray, "N *event"]
-    """The examples."""
+    """The simulated examples."""
 
     @property
     def gap(self) -> tuple[float, float]:
-        """Mean of upper - lower over examples and its standard error, nats.
+        """The mean of upper - lower over examples and its standard error, nats.
 
-        It bounds the error of both sides on such examples, in expectation: no truth is needed.
+        In expectation it bounds the error of either side on such examples, without knowledge of log p(x).
         """
         return mean_and_error(self.upper.estimate - self.lower.estimate)
 
@@ -62,35 +62,35 @@ def bdmc(
     batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BDMC:
-    """How far annealed importance sampling is from log p(x), on examples of the model itself.
+    """Bound the error of annealed importance sampling, on examples simulated from the model.
 
         z ~ p(z),    x ~ p(x|z): z is an exact sample of p(z|x)
-        lower = log mean_k w[k],       chains from p0 up to p(x, z), as `ais`
+        lower = log mean_k w[k],       chains from p0 up to p(x, z), as in `ais`
         upper = -log mean_k v[k],      chains from z at p(x, z) down to p0,    E v = 1 / p(x)
 
-    `E lower <= E log p(x) <= E upper`, so the gap bounds what each of them misses. It holds on
-    simulated examples alone; on data, where the posterior may be harder, it is an indication. Both
+    `E lower <= E log p(x) <= E upper`, so the gap bounds the error of either side. This holds for
+    simulated examples only; for data, whose posteriors may be harder, the gap is an indication. Both
     directions use the step sizes of one pilot run.
 
     Args:
         key: one typed key; example i draws from `fold_in(key, i)`.
         model: any object with `prior`, `posterior` and `likelihood`, whose latents are real.
         num_examples: N.
-        num_chains: as for `jaxvae.evaluation.ais`, and so are all that follow; in each direction.
+        num_chains: K, in each direction; see `jaxvae.evaluation.ais` for this and all following arguments.
         num_temperatures: T.
-        num_leapfrog: gradients a transition.
-        start: p0: p(z), or q(z|x).
-        schedule: of the temperatures.
-        target_acceptance: of the transitions.
-        step_size: where the pilot run begins.
-        batch_size: examples at a time; by default so many that batch x K is about 1,000.
-        on_progress: called after every batch with the number of examples that are done.
+        num_leapfrog: gradients per transition.
+        start: p0: "prior", p(z), or "posterior", q(z|x).
+        schedule: the temperatures: "sigmoid" or "linear".
+        target_acceptance: the acceptance probability to which the pilot run adapts the step sizes.
+        step_size: the initial leapfrog step size of the pilot run.
+        batch_size: examples at a time; by default chosen so that batch x K is about 1,000.
+        on_progress: called after every batch with the number of finished examples.
 
     Returns:
-        `lower`, `upper`, the examples `xs`, and the `gap`; `str` says it in a sentence.
+        `lower`, `upper`, the examples `xs`, and the `gap`; `str` gives a one-sentence summary.
 
     Raises:
-        InputError: an option is not usable, the latents are not real vectors, the likelihood cannot
+        InputError: an option is invalid, the latents are not real vectors, the likelihood cannot
             be sampled, or the model needs a label: pass `model.given(y)`.
 
     >>> from jaxvae.testing import linear_gaussian
@@ -108,7 +108,7 @@ def bdmc(
     require_key(key)
     require_positive(num_examples=num_examples)
     settings.check()
-    # Examples are made where they are used, from their keys: the rows only count them.
+    # Examples are simulated from their keys when they are used; the rows only set their number.
     rows = jnp.zeros((num_examples, 1))
     size = settings.batch_size(batch_size)
     result = stream(
@@ -141,7 +141,7 @@ def _bdmc(model: Model, key: PRNGKey, row: Array, *, settings: Settings) -> BDMC
 
 
 def simulate(key: PRNGKey, model: Model) -> tuple[Array, Array]:
-    """`z ~ p(z)`, `x ~ p(x|z)`, float32.
+    """Draw `z ~ p(z)` and `x ~ p(x|z)`, x as float32.
 
     Raises:
         InputError: the likelihood cannot be sampled.

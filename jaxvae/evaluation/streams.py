@@ -1,4 +1,4 @@
-"""Rows in batches, one dispatch each; means with their errors."""
+"""Evaluation of functions on rows in batches, and means over rows with their standard errors."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +19,10 @@ from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 
 def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
-    """The key of functions that draw where they have to.
+    """Return the key of a function that has to draw.
 
     Raises:
-        InputError: it is not given, or is none.
+        InputError: the key is None, or not a typed key.
     """
     if key is None:
         raise InputError(f"key: expected one made by jax.random.key(seed), {why}, got None")
@@ -31,10 +31,10 @@ def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
 
 
 def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float]:
-    """Mean of values [N] and its standard error sd / sqrt(N) in float64; that of one value is NaN.
+    """Return the mean of values [N] and its standard error sd / sqrt(N), in float64; the error of one value is NaN.
 
     With weights [N] the mean is `m = sum_i w_i v_i / sum w` and its error `sqrt(n / (n - 1) sum_i w_i^2 (v_i -
-    m)^2) / sum w` over the n values whose weight is not 0: the others are not there, NaN included.
+    m)^2) / sum w` over the n values of positive weight. Values of weight 0 are ignored, even if they are NaN.
 
     >>> [round(number, 4) for number in mean_and_error([1.0, 4.0, np.nan], [2.0, 1.0, 0.0])]
     [2.0, 1.3333]
@@ -55,7 +55,7 @@ def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[
 def there(
     values: ArrayLike, weight: ArrayLike | None
 ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n"]]:
-    """The rows of values [N, ...] whose weight is not 0, and their weights, 1 where there are none; float64."""
+    """Return the rows of values [N, ...] of positive weight, and their weights (1 if `weight` is None), float64."""
     values = np.asarray(values, np.float64)
     if weight is None:
         return values, np.ones(len(values))
@@ -64,22 +64,22 @@ def there(
 
 
 def mean_of_rows(values: ArrayLike, weight: ArrayLike | None) -> Float[np.ndarray, "..."]:
-    """The weighted mean of values [N, ...] over their first axis, float64."""
+    """Return the weighted mean of values [N, ...] over their first axis, float64."""
     rows, weight = there(values, weight)
     return np.average(rows, axis=0, weights=weight)
 
 
 def is_there(xs: Batch) -> Bool[np.ndarray, "N"]:
-    """Which rows have a weight that is not 0."""
+    """Return True for rows of positive weight."""
     weight = weights_of(xs)
     return np.ones(len(unpack(xs).x), bool) if weight is None else weight > 0
 
 
 def weights_of(xs: Batch) -> Float[np.ndarray, "N"] | None:
-    """How much each row counts in means over rows, its `weight` times its `mask` [N]; None for alike.
+    """Return the weight of each row in means over rows, its `weight` times its `mask` [N]; None if all are equal.
 
     Raises:
-        InputError: one is negative or not finite, or all are 0.
+        InputError: a weight is negative or not finite, or all are 0.
     """
     weight = unpack(xs).weight
     if weight is None:
@@ -100,7 +100,7 @@ def stream(
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Any:
-    """`function(model, fold_in(key, index[i]), xs[i], **options)` of every row i, whatever its weight, as NumPy arrays.
+    """Return `function(model, fold_in(key, index[i]), xs[i], **options)` of all rows i, of any weight, in NumPy arrays.
 
     A function that draws nothing is called with None where no key is given.
     `index` is the batch's own entry, as in training; without it the rows count from 0.
@@ -108,7 +108,7 @@ def stream(
     is no pytree). Of rows that
     lie on several devices, each device computes its own, `batch_size` of them at a time.
 
-    The last batch is filled up with copies of the last row, so that one compilation serves all.
+    The last batch is padded with copies of the last row, so that all batches have one shape.
     """
     require_positive(batch_size=batch_size)
     examples = unpack(xs)
@@ -137,10 +137,10 @@ def stream(
 
 @jax.tree_util.register_static
 class Constant:
-    """A model that is no pytree: a constant for the compiler.
+    """A model that is not a pytree, as a constant of compiled code.
 
-    What it holds may change between calls, where nobody sees it. So each call makes a constant of its own,
-    equal to no other, and compiles anew.
+    Its contents may change unnoticed between calls. So each call makes a new constant, equal to no other, and
+    compiles again.
     """
 
     def __init__(self, model: Model):
@@ -148,7 +148,7 @@ class Constant:
 
 
 def hold(model: Model) -> Model | Constant:
-    """A model as an argument of compiled functions; a pytree is one by itself."""
+    """Return a model as an argument of compiled functions: unchanged if it is a pytree, else as a `Constant`."""
     return model if jax.tree.leaves(model) != [model] else Constant(model)
 
 

@@ -1,4 +1,4 @@
-"""Walks between examples in the latent space, and arithmetic with them, shown by p(x|z)."""
+"""Interpolation between examples and analogies in the latent space, displayed by p(x|z)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,7 +14,7 @@ from jaxvae.keys import OfEvaluation, stream_key
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 Walk: TypeAlias = Literal["linear", "spherical"]
-"""A straight line, or the arc of equal angles."""
+"""The type of interpolation: a straight line, or an arc with equal angles."""
 
 
 def interpolate(
@@ -27,23 +27,24 @@ def interpolate(
     num_samples: int | None = None,
     key: PRNGKey | None = None,
 ) -> Float[np.ndarray, "N num *event"]:
-    """Means of p(x|z) on the way from one example to another: from `E[z|x_a]` to `E[z|x_b]`.
+    """Interpolate between examples: means of p(x|z) at latents from `E[z|x_a]` to `E[z|x_b]`.
 
     Args:
         model: any object with `prior`, `posterior` and `likelihood`, its latents not discrete.
-        x_a: where each walk begins, examples as the model sees them, or a batch.
-        x_b: where each ends, as many.
-        num: points of a walk, 2 or more, its ends among them.
-        kind: see `path`.
+        x_a: the first example of each walk, as inputs of the model, or a batch.
+        x_b: the last example of each walk, equally many.
+        num: number of points of a walk, 2 or more, including both ends.
+        kind: "linear" or "spherical", see `path`.
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
-        key: of the draws of `num_samples`, and of a p(x|z) without a mean, see `likelihood_means`.
+        key: one typed key for the samples of `num_samples`, and for those of a p(x|z) without a mean,
+            see `likelihood_means`.
 
     Returns:
-        `E[x|z]`, [N, num, *event], float32; where p(x|z) has no mean, the most probable classes or
-        a draw, see `jaxvae.evaluation.decoding`.
+        `E[x|z]`, [N, num, *event], float32; if p(x|z) has no mean, the most probable classes or
+        a sample, see `jaxvae.evaluation.decoding`.
 
     Raises:
-        InputError: the examples are not as many, the latents are discrete, or an option is unknown.
+        InputError: the numbers of examples differ, the latents are discrete, or an option is invalid.
 
     >>> import jax, jax.numpy as jnp, jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (5, 4), latent_dim=2, hidden=(8,))
@@ -63,24 +64,24 @@ def interpolate(
 def path(
     a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"], *, num: int, kind: Walk = "linear"
 ) -> Float[np.ndarray, "N num D"]:
-    """Points from a to b, evenly spaced, float32.
+    """Return evenly spaced points from a to b, float32.
 
     linear: `(1 - t) a + t b`. spherical: `(sin((1 - t) w) a + sin(t w) b) / sin w`, w the angle between
-    a and b, so that points between two latents of one norm have that norm too, as most draws of a
-    standard normal prior of many latents nearly do; where a and b point the same way, or opposite
-    ways, it is the line.
+    a and b, so that points between two latents of equal norm also have that norm. Samples of a standard
+    normal prior over many latents have nearly equal norms. If a and b are parallel or antiparallel, the
+    path is the line.
 
     Args:
-        a: where each path begins.
-        b: where it ends.
-        num: points, 2 or more, with both ends.
+        a: the first point of each path.
+        b: the last point of each path.
+        num: number of points, 2 or more, including both ends.
         kind: "linear" or "spherical".
 
     Returns:
         [N, num, D].
 
     Raises:
-        InputError: `num` is below 2, or an unknown kind.
+        InputError: `num` is below 2, or the kind is unknown.
 
     >>> a, b = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
     >>> path(a, b, num=3)[0, 1].tolist()
@@ -116,20 +117,22 @@ def analogy(
     num_samples: int | None = None,
     key: PRNGKey | None = None,
 ) -> Float[np.ndarray, "N *event"]:
-    """What is to c as b is to a: means of p(x|z) at `E[z|c] + mean(E[z|b]) - mean(E[z|a])`.
+    """Transfer an attribute to c, as from a to b: means of p(x|z) at `E[z|c] + mean(E[z|b]) - mean(E[z|a])`.
 
-    Groups that differ in one attribute give its direction; the more examples, the less else it holds.
+    Groups a and b that differ in one attribute give its direction; with more examples, the direction
+    contains less of other differences.
 
     Args:
         model: any object with `prior`, `posterior` and `likelihood`, its latents not discrete.
         a: examples without the attribute, or one example, [A, *event], or a batch.
-        b: examples with it, any number.
-        c: examples to give it to, [N, *event].
+        b: examples with the attribute, any number.
+        c: examples to which the attribute is transferred, [N, *event].
         num_samples: for posteriors without a closed-form mean, see `posterior_moments`.
-        key: of the draws of `num_samples`, and of a p(x|z) without a mean, see `likelihood_means`.
+        key: one typed key for the samples of `num_samples`, and for those of a p(x|z) without a mean,
+            see `likelihood_means`.
 
     Returns:
-        [N, *event], float32; where p(x|z) has no mean, see `interpolate`.
+        [N, *event], float32; if p(x|z) has no mean, see `interpolate`.
 
     Raises:
         InputError: the latents are discrete, or examples do not fit the model.

@@ -1,4 +1,4 @@
-"""Inference: ways to get q(z|x) other than one pass of an encoder."""
+"""Inference of q(z|x) by methods other than one pass of an encoder."""
 
 from jaxvae.inference.em import EMRecord, em
 from jaxvae.inference.fit_posterior import FittedPosterior, fit_posterior, fit_posteriors

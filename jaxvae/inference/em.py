@@ -1,4 +1,4 @@
-"""Expectation maximisation: both half steps ascend one free energy."""
+"""Expectation maximisation, as alternating ascent of one free energy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -15,23 +15,23 @@ from jaxvae.types import AnyArray, InputError, Model
 M = TypeVar("M", bound=Model)
 
 ROUNDING = 1e-4
-"""What float32 may lose of a sum of free energies, as a share of the sum of their sizes."""
+"""The tolerated float32 error of a sum of free energies, as a fraction of the sum of their magnitudes."""
 
 
 class EMRecord(NamedTuple):
-    """One step of EM: sums over the examples, by their weights, in nats.
+    """The record of one EM step: weighted sums over the examples, nats.
 
-    `after_e <= after_m <= log_evidence`, which is `after_e` of the next step.
+    `after_e <= after_m <= log_evidence`, and `log_evidence` is `after_e` of the next step.
     """
 
     step: int
-    """From 1."""
+    """The number of the step, from 1."""
     after_e: float
-    """Free energy at the exact posteriors of the model before the step: its log-evidence."""
+    """Free energy at the exact posteriors of the model before the step, which is that model's log-evidence."""
     after_m: float
-    """Free energy at the same posteriors and the new model."""
+    """Free energy of the new model at the same posteriors."""
     log_evidence: float
-    """Of the new model."""
+    """Log-evidence of the new model."""
 
 
 def em(
@@ -46,36 +46,36 @@ def em(
     num_updates: int | None = None,
     on_progress: Callable[[EMRecord], None] | None = None,
 ) -> tuple[M, list[EMRecord]]:
-    """Fit a model whose posterior is known, by turns: q from the model, the model from q.
+    """Fit a model with an exact posterior by expectation maximisation.
 
     `F = sum_i weights_i (E_q_i[log p(x_i, z)] + H(q_i))`, see `free_energy`. E-step: `q_i = p(z|x_i)`,
-    so that F = log p(xs). M-step: the model ascends F at these q, by the first of: `m_step`;
-    `optimizer`, in `num_updates` updates from which the best model is kept; the model's own
-    `m_step(qs, xs, weights)`, in closed form. F falls at neither, which is checked, and it is
-    deterministic: there is no key.
+    so that F = log p(xs). M-step: the model ascends F at these q, by the first that is available of:
+    `m_step`; `optimizer`, with `num_updates` updates, of which the best model is kept; the model's own
+    `m_step(qs, xs, weights)`, in closed form. F decreases in neither step, which is checked. EM is
+    deterministic and takes no key.
 
-    EM goes uphill from where it starts: `model.initialized(key, xs)` is a start at the scale of the
-    data for `ppca`, `factor_analysis` and `gaussian_mixture`.
+    EM finds a local optimum, which depends on the initial model: `model.initialized(key, xs)` is an
+    initial model at the scale of the data for `ppca`, `factor_analysis` and `gaussian_mixture`.
 
     Args:
-        model: with `prior`, `likelihood` and `exact_posterior`; p(z|x) is normal, or of bits or
-            one-hot vectors. With `log_evidence`, every E-step is checked against it.
+        model: a model with `prior`, `likelihood` and `exact_posterior`; p(z|x) is normal, or over bits or
+            one-hot vectors. If it has `log_evidence`, every E-step is checked against it.
         xs: all the examples. The posteriors of all of them are in memory at once.
-        num_steps: the most steps.
-        tolerance: stop once a step gains no more than this, nats an example; None to take all steps.
-        weights: how much each example counts; alike if None.
-        m_step: `(model, qs, xs, weights) -> model`, your own; `qs` is what `jax.vmap` makes of
-            `exact_posterior`.
-        optimizer: an optax transformation, of descent.
-        num_updates: of the optimizer in each M-step; 10 by default.
+        num_steps: the maximum number of steps.
+        tolerance: stop once a step gains no more than this, nats per example; None to take all steps.
+        weights: weights of the examples; equal if None.
+        m_step: your own M-step, `(model, qs, xs, weights) -> model`; `qs` is the result of
+            `jax.vmap(model.exact_posterior)(xs)`.
+        optimizer: an optax transformation, which minimises.
+        num_updates: number of updates of the optimizer in each M-step; 10 by default.
         on_progress: called with each record.
 
     Returns:
         The model, and a record for each step.
 
     Raises:
-        InputError: an argument is not usable; the free energy is not finite, fell, or is not the
-            log-evidence after an E-step, by more than float32 accounts for.
+        InputError: an argument is invalid; the free energy is not finite, decreased, or differs from
+            the log-evidence after an E-step, by more than float32 rounding explains.
 
     >>> import jaxvae as jv
     >>> xs = jax.random.normal(jax.random.key(0), (40, 3))
@@ -114,7 +114,7 @@ def em(
 
 
 def _make_step(model: Any, **options: Any) -> Callable[..., tuple[Any, Any, dict[str, Array]]]:
-    """The compiled step: the new model, and sums over the examples."""
+    """Return the compiled step, which returns the new model, the optimizer's state, and sums over the examples."""
     update = make_update(model, **options)
 
     def evidence(model: Any, xs: Array) -> Float[Array, "N"]:
@@ -142,7 +142,7 @@ def _make_step(model: Any, **options: Any) -> Callable[..., tuple[Any, Any, dict
 
 
 def _checked(step: int, sums: dict[str, float]) -> EMRecord:
-    """The record of a step whose free energy is finite, exact after the E-step, and did not fall."""
+    """Return the record of a step; refuse a free energy that is not finite, decreased, or inexact after the E-step."""
     before, slack = sums.pop("before"), ROUNDING * sums.pop("size")
     record = EMRecord(step, **sums)
     if not all(abs(value) < float("inf") for value in record):

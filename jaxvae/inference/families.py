@@ -1,4 +1,4 @@
-"""Families of q(z) for one example: pytrees of free parameters, each of which makes a distribution."""
+"""Families of q(z) for one example, as pytrees of free parameters with a `distribution`."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -20,16 +20,16 @@ FamilyName: TypeAlias = Literal["diagonal", "full", "flow"]
 
 NUM_COUPLINGS, NUM_BINS, HIDDEN = 2, 8, (32,)
 CONTEXT_SIZE = 1
-"""Of zeros: a flow of one example needs no context, but `jax.lax.map` takes no arrays of size 0."""
+"""Size of a context of zeros: a flow of one example needs none, but `jax.lax.map` accepts no arrays of size 0."""
 
 NETWORK_RATE = 0.1
-"""Of the learning rate, for the networks of a flow: at the whole of it they are thrown off."""
+"""The factor on the learning rate of the networks of a flow, which diverge at the full rate."""
 
 NUM_MOMENT_SAMPLES = 256
 
 
 class Diagonal(NamedTuple):
-    """`q = N(mean, diag(exp(log_scale))^2)`."""
+    """A diagonal normal, `q = N(mean, diag(exp(log_scale))^2)`."""
 
     mean: Float[Array, "D"]
     log_scale: Float[Array, "D"]
@@ -40,7 +40,7 @@ class Diagonal(NamedTuple):
 
 
 class Full(NamedTuple):
-    """`q = N(mean, L L')`, `L = diag(exp(log_scale)) (I + tril(lower, -1))`."""
+    """A full normal, `q = N(mean, L L')`, `L = diag(exp(log_scale)) (I + tril(lower, -1))`."""
 
     mean: Float[Array, "D"]
     log_scale: Float[Array, "D"]
@@ -52,10 +52,10 @@ class Full(NamedTuple):
 
 
 class Flowing(NamedTuple):
-    """`z = mean + L g(e)`, e ~ N(0, I), g a chain of spline couplings, L as in `Full`.
+    """A flow, `z = mean + L g(e)`, e ~ N(0, I), g a chain of spline couplings, L as in `Full`.
 
-    With g the identity, which is near to where it starts, it is `Full`: the couplings see
-    standardised values whatever the size of q, and the family holds the other two.
+    If g is the identity, as it nearly is initially, this is `Full`. So the couplings act on
+    standardised values whatever the scale of q, and the family contains the other two.
     """
 
     mean: Float[Array, "D"]
@@ -80,7 +80,7 @@ Family: TypeAlias = Diagonal | Full | Flowing
 
 
 def scale_tril(family: Full | Flowing) -> Float[Array, "D D"]:
-    """L, lower triangular."""
+    """Return L, lower triangular [D, D]."""
     unit = jnp.eye(family.mean.size) + jnp.tril(family.lower, -1)
     return jnp.exp(family.log_scale)[:, None] * unit
 
@@ -88,12 +88,12 @@ def scale_tril(family: Full | Flowing) -> Float[Array, "D D"]:
 def begin(
     key: PRNGKey, name: FamilyName, mean: Float[Array, "D"], scale: Float[Array, "D"]
 ) -> Family:
-    """The member of a family that is, or for a flow nearly is, `N(mean, diag(scale)^2)`.
+    """Return the member of a family that equals, or for a flow nearly equals, `N(mean, diag(scale)^2)`.
 
     Args:
-        key: for the weights of a flow.
-        name: which family.
-        mean: [D].
+        key: one typed key, for the weights of a flow.
+        name: the name of the family.
+        mean: means [D].
         scale: standard deviations [D].
 
     Raises:
@@ -109,13 +109,13 @@ def begin(
     rngs = nnx.Rngs(key)
     conditioners = tuple(
         ContextMLP(size, CONTEXT_SIZE, HIDDEN, size * (3 * NUM_BINS - 1), rngs=rngs)
-        for _ in range(min(NUM_COUPLINGS, size))  # one latent has nothing to take turns with
+        for _ in range(min(NUM_COUPLINGS, size))  # with one latent there is nothing to alternate
     )
     return Flowing(mean, log_scale, lower, conditioners)
 
 
 def slowed(updates: Any) -> Any:
-    """The updates of a family's parameters, those of networks at `NETWORK_RATE` of the rate."""
+    """Return the updates of a family's parameters, with those of networks scaled by `NETWORK_RATE`."""
     if not isinstance(updates, Flowing):
         return updates
     slow = jax.tree.map(lambda update: NETWORK_RATE * update, updates.conditioners)
@@ -123,7 +123,7 @@ def slowed(updates: Any) -> Any:
 
 
 def family_of(q: Distribution) -> str:
-    """The name of the family that q is of: one of `FamilyName`, or that of its class."""
+    """Return the name of the family of q: one of `FamilyName`, or else the name of its distribution."""
     base = q.base_dist if isinstance(q, dist.Independent) else q
     if isinstance(base, dist.MultivariateNormal):
         return "full"
@@ -133,7 +133,7 @@ def family_of(q: Distribution) -> str:
 
 
 def moments(key: PRNGKey, q: Distribution) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """Mean [D] and standard deviations [D]: in closed form, or of 256 draws where there is none."""
+    """Return means [D] and standard deviations [D] of q, in closed form if there is one, else from 256 samples."""
     try:
         with numpyro_promotion():
             mean, variance = jnp.asarray(q.mean), jnp.asarray(q.variance)
@@ -145,19 +145,19 @@ def moments(key: PRNGKey, q: Distribution) -> tuple[Float[Array, "D"], Float[Arr
 
 
 def require_family(name: Any) -> None:
-    """Refuse a name that is no family's.
+    """Refuse an unknown name of a family.
 
     Raises:
-        InputError: it is not one of `FamilyName`.
+        InputError: the name is not one of `FamilyName`.
     """
     require_choice("family", name, get_args(FamilyName))
 
 
 def require_real_latent(p: Distribution) -> None:
-    """Refuse a prior over anything but real vectors, which are all that the families can reach.
+    """Refuse a prior that is not over real vectors, the support of the families.
 
     Raises:
-        InputError: the latent is discrete, confined to a part of the line, or no vector.
+        InputError: the latent is discrete, restricted to a part of the real line, or not a vector.
     """
     support: Any = p.support
     while isinstance(support, constraints.independent):

@@ -1,4 +1,4 @@
-"""q(z) of one example by optimisation: the best of a family for this x alone, the model held fixed."""
+"""Optimisation of q(z) within a family for one example, with the model fixed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,24 +32,24 @@ from jaxvae.types import Batch, Model, PRNGKey
 Start: TypeAlias = Literal["encoder", "prior"]
 
 CHUNK_SIZE = 100
-"""Samples at a time of the bound at the end, so that its memory does not grow with their number."""
+"""Samples per chunk of the final bound, so that memory does not grow with their number."""
 
 
 class FittedPosterior(NamedTuple):
-    """The best q(z) found for one example."""
+    """The fitted q(z) of one example."""
 
     posterior: Distribution
-    """q(z), over one latent."""
+    """q(z) over one latent."""
     bound: Float[Array, ""]
-    """Its ELBO, estimated from samples that the optimisation has not seen, nats."""
+    """The ELBO of q, estimated from samples that were not used in the optimisation, nats."""
     standard_error: Float[Array, ""]
-    """Of `bound`, from the spread of the samples, nats."""
+    """The standard error of `bound`, from the spread of the samples, nats."""
     history: Float[Array, "num_steps"]
     """The ELBO on the samples of each step, nats."""
 
 
 class FitOptions(NamedTuple):
-    """How q is optimised; hashable, so that it can be a static argument."""
+    """The options of the optimisation of q; hashable, so that they can be a static argument."""
 
     family: FamilyName
     num_steps: int
@@ -70,33 +70,34 @@ def fit_posterior(
     start: Start = "encoder",
     num_bound_samples: int = 1000,
 ) -> FittedPosterior:
-    """The q(z) of a family with the highest ELBO for one x: no encoder, nothing shared between x.
+    """Fit the q(z) of a family with the highest ELBO for one x, without amortisation.
 
-    `q* = argmax_q E_q[log p(x, z) - log q(z)]`, by Adam on `num_samples` reparameterised samples a
-    step, its rate falling to 0 along a cosine, so that the last q is not shaken by their noise. The
-    gradient of the normals leaves the score term out ("stl"): at the optimum it has no variance if the
-    family holds the exact posterior. The optimum is a local one; where p(z|x) has several modes, it can
-    depend on `start`. A flow needs more steps than a normal to come as near to its best.
+    `q* = argmax_q E_q[log p(x, z) - log q(z)]`, by Adam on `num_samples` reparameterised samples per
+    step, with a learning rate that decays to 0 along a cosine, so that sampling noise does not perturb
+    the final q. The gradient for the normal families omits the score term ("stl"): at the optimum it
+    has no variance if the family contains the exact posterior. The optimum is local; if p(z|x) has
+    several modes, it can depend on `start`. A flow needs more steps than a normal to come equally close
+    to its optimum.
 
     Args:
         key: one typed key.
         model: any object with `prior`, `likelihood` and, for start="encoder", `posterior`; `bind` a
             label or a mask to it first.
         x: one example; vmap over keys and examples, or see `fit_posteriors`.
-        family: "diagonal", a normal of independent entries; "full", one with any covariance; "flow",
-            spline couplings of even and odd entries, then the affine map of "full".
-        num_steps: updates of q.
-        num_samples: samples of a step.
-        learning_rate: of the first step.
-        start: whose mean and variance q starts from: of the model's q(z|x), or of the prior; where
-            there is no closed form, of 256 draws.
-        num_bound_samples: of the bound at the end.
+        family: "diagonal", a normal with independent entries; "full", a normal with any covariance;
+            "flow", spline couplings of even and odd entries, then the affine map of "full".
+        num_steps: number of updates of q.
+        num_samples: samples per step.
+        learning_rate: learning rate of the first step.
+        start: "encoder" or "prior": initialise q with the mean and variance of the model's q(z|x), or of
+            the prior; estimated from 256 samples if they have no closed form.
+        num_bound_samples: samples of the final bound.
 
     Returns:
         `posterior`, its `bound` with a `standard_error`, nats, and the `history` of the bound.
 
     Raises:
-        InputError: the latent is not a vector of reals, or an option or a shape is not usable.
+        InputError: the latent is not a vector of reals, or an option or a shape is invalid.
 
     >>> import jaxvae as jv
     >>> model, x = jv.testing.linear_gaussian(full=True), jnp.ones(3)
@@ -117,7 +118,7 @@ def fit_posterior(
     def of_constant(key: PRNGKey, x: Array) -> FittedPosterior:
         return _fit_and_bound(key, model, x, options, num_bound_samples)
 
-    return jax.jit(of_constant)(key, x)  # a model that is no pytree is no argument of compiled code
+    return jax.jit(of_constant)(key, x)  # only pytrees can be arguments of compiled code
 
 
 def fit_posteriors(
@@ -133,29 +134,28 @@ def fit_posteriors(
     num_bound_samples: int = 1000,
     batch_size: int = 100,
 ) -> FittedPosterior:
-    """`fit_posterior` of every example, in the memory of `batch_size` of them.
+    """Run `fit_posterior` on every example, with the memory of `batch_size` examples.
 
     Example i draws from `fold_in(key, i)`: the result does not depend on the batch size.
 
     Args:
         key: one typed key.
-        model: as for `fit_posterior`, or with `given`, which returns one; a pytree.
-        xs: examples [N, *event], or a batch, a mapping with `x` and, where there are any, `label` and
-            `mask`.
-        family: see `fit_posterior`, as for the next five.
-        num_steps: updates of each q.
-        num_samples: samples of a step.
-        learning_rate: of the first step.
+        model: a model for `fit_posterior`, or an object whose `given` returns one; a pytree.
+        xs: examples [N, *event], or a batch: a mapping with `x` and optionally `label` and `mask`.
+        family: see `fit_posterior`, also for the next five arguments.
+        num_steps: number of updates of each q.
+        num_samples: samples per step.
+        learning_rate: learning rate of the first step.
         start: "encoder" or "prior".
-        num_bound_samples: of the bounds at the end.
+        num_bound_samples: samples of each final bound.
         batch_size: examples at a time.
 
     Returns:
-        A `FittedPosterior` whose arrays have a leading axis N, those within `posterior` too: vmap a
-        function of one q over it.
+        A `FittedPosterior` whose arrays, including those inside `posterior`, have a leading axis N: vmap
+        a function of one q over it.
 
     Raises:
-        InputError: as `fit_posterior`.
+        InputError: the same cases as for `fit_posterior`.
 
     >>> import jaxvae as jv
     >>> model = jv.testing.linear_gaussian()
@@ -208,11 +208,11 @@ def optimise(
     options: FitOptions,
     watch: Callable[[Any], Any] = lambda family: None,
 ) -> tuple[Family, Float[Array, "num_steps"], Any]:
-    """The parameters at the end, the ELBO on the samples of each step, and `watch` of all before it."""
+    """Return the final parameters, the ELBO on the samples of each step, and `watch` of the parameters before each."""
     start_key, step_key = jax.random.split(key)
     family = started(start_key, model, x, options)
     rate = optax.cosine_decay_schedule(options.learning_rate, options.num_steps)
-    # Gradients fall by orders of magnitude on the way; a longer memory of them would stall it.
+    # Gradients shrink by orders of magnitude during the fit; a longer memory of them would stall Adam.
     optimizer = optax.adam(rate, b2=0.99)
 
     def step(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], tuple[Array, Any]]:
@@ -230,10 +230,10 @@ def optimise(
 
 
 def started(key: PRNGKey, model: Model, x: Float[Array, "*event"], options: FitOptions) -> Family:
-    """Where the optimisation begins: at the moments of the encoder's q(z|x), or of the prior.
+    """Return the initial member of the family, with the moments of the encoder's q(z|x) or of the prior.
 
     Raises:
-        InputError: the latent is not a vector of reals, or the encoder's is another one.
+        InputError: the latent is not a vector of reals, or the encoder's latent differs from the prior's.
     """
     moments_key, weights_key = jax.random.split(key)
     p = model.prior()
@@ -253,7 +253,8 @@ def _loss(
 
     def log_w(k: Array) -> Array:
         z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))
-        # Seen through z alone, the score of q is noise left out; a flow would need its inverse for it.
+        # log q depends on the parameters through z only, which omits the score term, a source of noise.
+        # For a flow this would require its inverse.
         log_q = log_q if isinstance(family, Flowing) else log_prob(fixed, z)
         return log_likelihood(model, x, z) + log_prob(p, z) - log_q
 
@@ -263,7 +264,7 @@ def _loss(
 def log_weights(
     key: PRNGKey, model: Model, x: Float[Array, "*event"], q: Distribution, num_samples: int
 ) -> Float[Array, "K"]:
-    """`log p(x, z_k) - log q(z_k)` of K samples of q, nats, in chunks; sample k draws from `fold_in(key, k)`."""
+    """Return the log-weights `log p(x, z_k) - log q(z_k)` of K samples of q, nats; z_k draws from `fold_in(key, k)`."""
     p = model.prior()
 
     def log_w(k: Array) -> Array:
@@ -274,17 +275,17 @@ def log_weights(
 
 
 def error_of_mean(values: Float[Array, "K"]) -> Float[Array, ""]:
-    """Sd / sqrt(K), NaN for one value."""
+    """Return the standard error of the mean, sd / sqrt(K); NaN for one value."""
     if values.size == 1:
         return jnp.full((), jnp.nan)
     return jnp.std(values, ddof=1) / jnp.sqrt(float(values.size))
 
 
 def require_options(options: FitOptions) -> FitOptions:
-    """The same options, if they can be used.
+    """Return the options unchanged if they are valid.
 
     Raises:
-        InputError: one of them is not usable.
+        InputError: an option is invalid.
     """
     require_family(options.family)
     require_positive(num_steps=options.num_steps, num_samples=options.num_samples)

@@ -1,4 +1,4 @@
-"""The free energy: a bound on log p(x) for any q, exact in its expectations, of one example."""
+"""The free energy of one example, a bound on log p(x) for any q with exact expectations."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from jaxvae.types import InputError, Model, Terms
 
 @runtime_checkable
 class Solvable(Protocol):
-    """A model whose posterior is known: `exact_posterior(x)` is p(z|x)."""
+    """A model with an exact posterior: `exact_posterior(x)` is p(z|x)."""
 
     def exact_posterior(self, x: Float[Array, "*event"], /) -> Distribution:
         """p(z|x)."""
@@ -27,23 +27,23 @@ class Solvable(Protocol):
 
 
 def free_energy(model: Model, q: Distribution, x: Float[Array, "*event"]) -> Terms:
-    """`F(q, model) = E_q[log p(x, z)] + H(q)` of one example, without samples.
+    """The free energy `F(q, model) = E_q[log p(x, z)] + H(q)` of one example, without samples.
 
     `F = -(distortion + rate)`, `distortion = -E_q[log p(x|z)]`, `rate = KL(q || p(z))`. It is at most
-    log p(x), and equal to it where q = p(z|x); there its gradient in the model, at a fixed q, is that
-    of log p(x) (Fisher's identity). The expectation is the model's `expected_log_likelihood(q, x)`
-    where it has one, or else that of `expectation`, of bits, one-hot vectors or a polynomial in z.
+    log p(x), with equality for q = p(z|x); there its gradient in the model, at fixed q, equals that
+    of log p(x) (Fisher's identity). The distortion uses the model's `expected_log_likelihood(q, x)`
+    if it has one, or else `expectation`, which is exact for bits, one-hot vectors and polynomials in z.
 
     Args:
         model: any object with `prior` and `likelihood`.
-        q: over one latent.
+        q: a distribution over one latent.
         x: one example.
 
     Returns:
         `Terms` of scalars, nats.
 
     Raises:
-        InputError: no closed form of the rate, or no exact rule for the expectation, is known.
+        InputError: the rate has no closed form, or the expectation has no exact rule.
 
     >>> import jaxvae as jv
     >>> model, x = jv.models.ppca(jax.random.key(0), (3,), latent_dim=1), jnp.ones(3)
@@ -79,11 +79,11 @@ def _expected_log_likelihood(model: Model, q: Distribution, x: Array) -> Float[A
 
 
 def expectation(q: Distribution, function: Callable[[Array], Array]) -> Float[Array, ""]:
-    """`E_q[function(z)]` of one latent by a sum over points, without samples.
+    """`E_q[function(z)]` for one latent, by a sum over points, without samples.
 
-    Bits and one-hot vectors: over all their states. Normal distributions: over the 2 D points
-    `mean +- sqrt(D) L e_d`, alike in weight, which is exact for polynomials of degree up to three in
-    z, so for the log-likelihood of a linear decoder with normal noise, and an approximation for
+    For bits and one-hot vectors the sum is over all states. For normal distributions it is over the 2 D
+    points `mean +- sqrt(D) L e_d` of equal weight. This is exact for polynomials of degree up to three
+    in z, such as the log-likelihood of a linear decoder with normal noise, and an approximation for
     other functions.
 
     Raises:

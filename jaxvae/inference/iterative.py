@@ -1,4 +1,4 @@
-"""Iterative amortised inference: q(z|x) found by a network that learns how to optimise it."""
+"""Iterative amortised inference: q(z|x) optimised by a learned update network."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -21,32 +21,32 @@ from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 Over: TypeAlias = Literal["mean", "sum", "last"]
 
 LOG_SCALES = (-7.5, 2.5)
-"""Where a log scale is kept; beyond, one bad step would end the rest."""
+"""The limits of a log scale; beyond them one bad step would be irrecoverable."""
 
 FINENESS = 10.0
-"""Gradients below exp(-10) are seen in proportion, those above by their logarithm."""
+"""Gradients of a magnitude up to exp(-10) are scaled linearly, larger ones enter by sign and logarithm."""
 
 
 class Iterative(nnx.Module):
-    """A model with q(z|x) from T updates by a network, in the place of one pass of an encoder.
+    """A model with q(z|x) from T updates by a network, instead of one pass of an encoder.
 
         g_t         = gradient of ELBO[q_t] in its parameters l_t = (mean, log_scale), on fixed noise
         f, gate     = network(l_t, g_t by sign and logarithm [, x - E[x|z = mean]])
         l_(t+1)     = sigmoid(gate) * l_t + (1 - sigmoid(gate)) * f
 
-    The noise is drawn once, when the model is made, so `posterior(x)` draws nothing: it is an encoder
-    like another, of which the decoder is a part. Every objective and evaluation takes it as it is; a
-    bound is honest as ever, since its samples of q are its own. `posteriors(x)` has all iterations.
-    Prior and likelihood are those of the model inside.
+    The noise is drawn once, when the model is made, so that `posterior(x)` is deterministic: it is an
+    encoder that uses the decoder. Every objective and evaluation accepts the model; bounds remain valid,
+    since their samples of q are independent of the noise. `posteriors(x)` returns q of all iterations.
+    Prior and likelihood are those of the wrapped model.
 
     Args:
-        model: with `prior` and `likelihood` and, for start="encoder", a `posterior` that is a diagonal
-            normal.
-        update: what it sees -> 4 D numbers.
-        noise: [S, D].
+        model: a model with `prior` and `likelihood` and, for start="encoder", a `posterior` that is a
+            diagonal normal.
+        update: the network, from its inputs to 4 D numbers.
+        noise: fixed standard normal noise [S, D].
         num_iterations: T.
-        start: where q_0 comes from.
-        errors: whether the network sees `x - E[x|z = mean]` as well.
+        start: the source of q_0: "encoder" or "prior".
+        errors: whether `x - E[x|z = mean]` is also an input of the network.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class Iterative(nnx.Module):
         return self.model.likelihood(z)
 
     def posterior(self, x: Float[Array, "*event"]) -> Distribution:
-        """q_T(z|x), the last."""
+        """q_T(z|x), the last iteration."""
         return jax.tree.map(lambda rows: rows[-1], self.parameters(x)).distribution()
 
     def posteriors(self, x: Float[Array, "*event"]) -> Distribution:
-        """q_0 to q_T: a distribution with a leading axis T + 1 in its arrays."""
+        """Return q_0 to q_T, as a distribution with a leading axis T + 1 in its arrays."""
         return jax.vmap(Diagonal.distribution)(self.parameters(x))
 
     def parameters(self, x: Float[Array, "*event"]) -> Diagonal:
-        """Means and log scales of q_0 to q_T, each [T + 1, D]."""
+        """Return means and log scales of q_0 to q_T, each [T + 1, D]."""
         first = encoded(self.model, x) if self.start == "encoder" else _of_prior(self.model)
 
         def step(q: Diagonal, _: None) -> tuple[Diagonal, Diagonal]:
@@ -113,24 +113,26 @@ def iterative(
     start: Start = "encoder",
     errors: bool = False,
 ) -> Iterative:
-    """A model whose inference is a learned optimiser: `model` with its encoder replaced or continued.
+    """Return a model with a learned optimiser as inference, which replaces or continues the encoder of `model`.
 
     Args:
         key: one typed key, for the initial weights and the fixed noise.
         model: an `nnx.Module` with `prior`, `likelihood` and, for start="encoder", `posterior`.
-        num_iterations: T, updates of q.
-        hidden: widths of the update network.
-        activation: its nonlinearity.
-        num_samples: S, of the ELBO whose gradient it sees; an even number, in pairs of opposite sign.
-        start: "encoder", at the model's own q(z|x), which is trained along; "prior", at the mean and
-            variance of the prior, and an encoder that the model has is not used.
-        errors: whether the network sees `x - E[x|z = mean]` as well.
+        num_iterations: T, the number of updates of q.
+        hidden: widths of the hidden layers of the update network.
+        activation: the nonlinearity of the update network.
+        num_samples: S, samples of the ELBO whose gradient is the network's input; an even number, in
+            pairs of opposite sign.
+        start: "encoder", start at the model's own q(z|x), whose encoder is trained jointly; "prior",
+            start at the mean and variance of the prior, without the model's encoder.
+        errors: whether `x - E[x|z = mean]` is also an input of the network.
 
     Returns:
-        A model: train it with `iterative_elbo`, or any other objective.
+        A model, to be trained with `iterative_elbo` or any other objective.
 
     Raises:
-        InputError: the model has no usable latent or no known moments, or an option is not usable.
+        InputError: the latent is not a vector of reals, the model is not an `nnx.Module`, or an option is
+            invalid; when q is computed, if start="prior" and the prior has no known mean and variance.
 
     >>> import jaxvae as jv
     >>> base = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, hidden=(8,))
@@ -142,7 +144,8 @@ def iterative(
     "Learning to learn by gradient descent by gradient descent", for gradients by sign and logarithm.
     Departs from the source: noise is drawn once, not at every step, so that inference is a function
     of x; the gradient flows from each q_t into the steps before it (but not through the gradients
-    that the network sees); q_0 is the encoder's by default, which the source gives as x to the network.
+    that are inputs of the network); q_0 is the encoder's by default, while the source gives x itself to
+    the network.
     """
     require_key(key)
     require_positive(num_iterations=num_iterations, num_samples=num_samples)
@@ -174,23 +177,23 @@ def iterative_elbo(
     over: Over = "mean",
     objective: Objective = objectives.elbo,
 ) -> Terms:
-    """The objectives of q_1 to q_T, from the same noise: each iteration has to be good, not only the last.
+    """The objective averaged over q_1 to q_T on the same noise, so that every iteration is trained, not only the last.
 
     `objective = mean_t objective_t` (or their sum, or the last). `bound`, distortion and rate are those
-    of q_T, which is what `model.posterior(x)` gives, so for "mean" and "sum" `objective` is another number.
+    of q_T, the posterior of the model; for "mean" and "sum" `objective` therefore differs from `bound`.
 
     Args:
         key: one typed key.
         model: from `iterative`.
         x: one example.
         over: "mean", "sum" or "last".
-        objective: of one q, such as `functools.partial(jv.elbo, kl="monte_carlo")`.
+        objective: the objective of one q, such as `functools.partial(jv.elbo, kl="monte_carlo")`.
 
     Returns:
         `Terms` of scalars, nats.
 
     Raises:
-        InputError: the model is no `Iterative`, or `over` is not one of the three.
+        InputError: the model is not an `Iterative`, or `over` is unknown.
 
     Source: Marino, Yue and Mandt (2018), "Iterative amortized inference", algorithm 1.
     """
@@ -213,7 +216,7 @@ def iterative_elbo(
 
 
 def _of_prior(model: Model) -> Diagonal:
-    """Mean and log scale of the prior, as constants."""
+    """Return the mean and log scale of the prior, without gradient."""
     p = model.prior()
     try:
         with numpyro_promotion():
@@ -227,7 +230,7 @@ def _of_prior(model: Model) -> Diagonal:
 
 
 def _by_sign_and_logarithm(g: Float[Array, "N"]) -> tuple[Array, Array]:
-    """`(log|g| / p, sign g)`, or `(-1, exp(p) g)` where |g| is below exp(-p): of order 1 at any scale."""
+    """Return `(log|g| / p, sign g)`, or `(-1, exp(p) g)` for |g| <= exp(-p), p = 10: of order 1 at any scale of g."""
     large = jnp.abs(g) > jnp.exp(-FINENESS)
     logarithm = jnp.log(jnp.where(large, jnp.abs(g), 1.0)) / FINENESS
     return jnp.where(large, logarithm, -1.0), jnp.where(large, jnp.sign(g), jnp.exp(FINENESS) * g)
@@ -240,5 +243,5 @@ def _mean(model: Model, z: Array) -> Array:
 
 def _error(model: Model, x: Array, z: Array) -> Float[Array, "E"]:
     error = (x - _mean(model, z)).reshape(-1)
-    # Standardised, whatever x is measured in.
+    # Standardised, so that the input does not depend on the unit of x.
     return error / jnp.sqrt(jnp.mean(error**2) + 1e-12)

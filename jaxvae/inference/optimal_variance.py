@@ -1,4 +1,4 @@
-"""The shared variance of a Gaussian likelihood in closed form."""
+"""The optimal shared variance of a Gaussian likelihood, in closed form."""
 
 from typing import TypeVar
 
@@ -27,30 +27,30 @@ def optimal_variance(
     num_samples: int = 1,
     batch_size: int = 500,
 ) -> M:
-    """The model with the variance of its `Gaussian` output that maximises the ELBO of a data set.
+    """Return the model with the variance of its `Gaussian` output that maximises the ELBO of a data set.
 
-    `variance = mean over examples, samples and values of (x - mean(z))^2`, z ~ q(z|x): of the ELBO
-    only `-n / 2 log(variance) - sum (x - mean)^2 / (2 variance)` depends on the variance, and that is
-    where its derivative is 0. Everything else stays as it was. Called in turn with training steps,
-    it takes the place of learning the variance.
+    `variance = mean over examples, samples and values of (x - mean(z))^2`, z ~ q(z|x): the only terms
+    of the ELBO that depend on the variance are `-n / 2 log(variance) - sum (x - mean)^2 / (2 variance)`,
+    and this is where their derivative is 0. All other parameters are unchanged. Alternated with training
+    steps, it replaces learning the variance.
 
-    There is no such optimum for each example: with `variance(x) = mean over values of (x - mean)^2`
-    put in, the exponent is a constant and p(x|z) is proportional to `|x - mean|^-n`, whose integral
-    over n-dimensional space is infinite. It is no density, and bounds made from it cannot be
-    compared with any other, so it is not offered; `GaussianPerValue` is one that looks at z alone.
+    A separate optimum for each example is not offered: inserting `variance(x) = mean over values of
+    (x - mean)^2` makes the exponent constant and p(x|z) proportional to `|x - mean|^-n`, whose integral
+    over n-dimensional space is infinite. It is not a density, and its bounds cannot be compared with any
+    other. `GaussianPerValue` has variances that depend on z alone.
 
     Args:
         key: one typed key; sample k of example i draws from `fold_in(fold_in(key, i), k)`.
         model: a VAE whose `output` is a `Gaussian`.
-        xs: the examples that the ELBO is a mean over.
-        num_samples: how many samples of q(z|x) for each example.
+        xs: the examples over which the ELBO is averaged.
+        num_samples: number of samples of q(z|x) for each example.
         batch_size: examples at a time.
 
     Returns:
-        A model of the same kind; the one given is not changed.
+        A copy of the model with the new variance; the given model is not changed.
 
     Raises:
-        InputError: the output is not a `Gaussian`, or a shape or option is not usable.
+        InputError: the output is not a `Gaussian`, or a shape or option is invalid.
 
     >>> import jaxvae as jv
     >>> model = jv.models.vae(jax.random.key(0), (4,), latent_dim=2, likelihood="gaussian")
@@ -60,7 +60,7 @@ def optimal_variance(
 
     Source: Rybkin, Daniilidis and Levine (2021), "Simple and effective VAE training with calibrated
     decoders".
-    Departs from the source: the optimum is that of a data set, not of each batch or example.
+    Departs from the source: the optimum is for a data set, not for each batch or example.
     """
     require_key(key)
     require_positive(num_samples=num_samples)

@@ -1,4 +1,4 @@
-"""The degree of a polynomial, read off the program that computes it."""
+"""The degree of a polynomial, determined from its jaxpr."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ LINEAR = frozenset(
     "neg reduce_sum broadcast_in_dim reshape squeeze expand_dims transpose rev copy copy_p cumsum "
     "convert_element_type slice".split()
 )
-"""Primitives that keep the degree of their argument."""
+"""Primitives whose result has the degree of their argument."""
 
 SUMS = frozenset("add sub add_any concatenate pad".split())
 PRODUCTS = frozenset("mul dot_general rows".split())
@@ -21,10 +21,10 @@ CALLS = frozenset("jit pjit closed_call core_call custom_jvp_call remat checkpoi
 
 
 def degree(function: Callable[[Array], Array], shape: tuple[int, ...]) -> float:
-    """At most which degree a function of z has as a polynomial in z; infinite where its program does not say.
+    """Return an upper bound on the degree of a function as a polynomial in z; infinite if it cannot be determined.
 
-    Nothing is computed, so the answer holds for all z and does not depend on a trace. A program whose
-    operations are not sums and products, such as `abs`, is of no degree.
+    The function is traced, not evaluated, so that the result holds for all z. Operations that are not sums
+    and products, such as `abs`, give infinity.
 
     >>> degree(lambda z: jnp.sum((3 - z) ** 2), (2,)), degree(lambda z: jnp.sum(jnp.abs(z)), (2,))
     (2, inf)
@@ -39,7 +39,7 @@ def _degrees(program: Any, given: list[float]) -> list[float]:
     def of(atom: Any) -> float:
         return (
             0 if hasattr(atom, "val") else known.get(atom, 0)
-        )  # constants of the program have no entry
+        )  # constants of the jaxpr have no entry
 
     for equation in program.eqns:
         found = _of_equation(equation, [of(atom) for atom in equation.invars])

@@ -1,4 +1,4 @@
-"""q(z|x) refined by gradient steps on its own parameters, starting from the encoder's: semi-amortised."""
+"""Semi-amortised inference: gradient steps on the parameters of q(z|x), from those of the encoder."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -20,7 +20,7 @@ Through: TypeAlias = Literal["all", "first_order"]
 
 
 class WithPosterior(NamedTuple):
-    """A model whose q(z|x) is given: what any objective needs to judge a q found by other means."""
+    """A model with a given q, with which any objective can be evaluated at that q."""
 
     model: Model
     q: Distribution
@@ -30,7 +30,7 @@ class WithPosterior(NamedTuple):
         return self.model.prior()
 
     def posterior(self, x: Float[Array, "*event"]) -> Distribution:
-        """The q that was given, whatever x."""
+        """The given q, for every x."""
         del x
         return self.q
 
@@ -44,8 +44,8 @@ def diagonal_elbo(
 ) -> Float[Array, ""]:
     """The ELBO of a diagonal normal on given noise, a deterministic function of its parameters, nats.
 
-    `mean_s [log p(x|z_s) + log p(z_s)] + H(q)`, `z_s = mean + exp(log_scale) * noise[s]`, the entropy
-    in closed form.
+    `mean_s [log p(x|z_s) + log p(z_s)] + H(q)`, `z_s = mean + exp(log_scale) * noise[s]`, with the
+    entropy in closed form.
     """
     p = model.prior()
 
@@ -58,10 +58,10 @@ def diagonal_elbo(
 
 
 def encoded(model: Model, x: Float[Array, "*event"]) -> Diagonal:
-    """The parameters of the encoder's q(z|x).
+    """Return the parameters of the encoder's q(z|x).
 
     Raises:
-        InputError: it is no diagonal normal, or not over the same reals as the prior.
+        InputError: q(z|x) is not a diagonal normal, or not over the same real vectors as the prior.
     """
     q, p = model.posterior(x), model.prior()
     require_latents(q, p)
@@ -86,7 +86,7 @@ def refine(
     metric: Metric = "euclidean",
     through: Through = "all",
 ) -> Distribution:
-    """The encoder's q(z|x) after gradient steps of its own mean and log scale up the ELBO of this x.
+    """Return the encoder's q(z|x) after gradient ascent of the ELBO of this x in its mean and log scale.
 
         velocity <- momentum * velocity + gradient of ELBO[q]
         parameters <- parameters + step_size * velocity
@@ -95,23 +95,23 @@ def refine(
         key: one typed key; step t draws from `fold_in(key, t)`.
         model: any object with `prior`, `posterior`, a diagonal normal, and `likelihood`.
         x: one example.
-        num_refinements: T, how many steps.
-        step_size: of each; with the natural gradient 1 is Newton's for the mean of a normal posterior,
-            0.1 to 0.5 a good start; with the plain one it must lie below about twice the smallest
-            variance of p(z|x).
-        num_samples: S, of the ELBO of each step.
-        momentum: from 0 to below 1.
-        metric: "euclidean", the plain gradient; "natural", that divided by q's Fisher information,
-            `1 / scale^2` for the mean and 2 for the log scale, so that a step is in units of q itself.
-        through: what a gradient of the result sees: "all", the steps and what they depend on, second
-            derivatives of the decoder included; "first_order", the encoder's parameters as if the
-            steps were constants.
+        num_refinements: T, the number of steps.
+        step_size: the size of each step. With the natural gradient, 1 is Newton's step for the mean of a
+            normal posterior, and 0.1 to 0.5 are good first choices; with the plain gradient it must be
+            below about twice the smallest variance of p(z|x).
+        num_samples: S, samples of the ELBO in each step.
+        momentum: a number from 0 to below 1.
+        metric: "euclidean", the plain gradient; "natural", the gradient divided by q's Fisher information,
+            `1 / scale^2` for the mean and 2 for the log scale, so that a step is relative to q's scale.
+        through: the path of gradients of the result: "all", through the steps and everything they depend
+            on, including second derivatives of the decoder; "first_order", to the encoder's parameters
+            alone, with the steps as constants.
 
     Returns:
         q(z), a diagonal normal.
 
     Raises:
-        InputError: q(z|x) is no diagonal normal, or an option is not usable.
+        InputError: q(z|x) is not a diagonal normal, or an option is invalid.
 
     >>> import jaxvae as jv
     >>> model, x = jv.testing.linear_gaussian(), jnp.ones(3)
@@ -120,8 +120,8 @@ def refine(
     (2,)
 
     Source: Kim et al. (2018), "Semi-amortized variational autoencoders", algorithm 1.
-    Departs from the source: gradients are not clipped; the natural gradient is another way to steps
-    that do not diverge.
+    Departs from the source: gradients are not clipped; the natural gradient is another means against
+    divergence.
     """
     require_key(key)
     _require_steps(num_refinements, step_size, num_samples, momentum, metric, through)
@@ -156,29 +156,29 @@ def semi_amortised(
     through: Through = "all",
     objective: Objective = objectives.elbo,
 ) -> Terms | Float[Array, ""]:
-    """An objective at the refined q instead of the encoder's: a start by the encoder, the rest by steps.
+    """Evaluate an objective at the refined q instead of the encoder's q.
 
-    `objective(key', model with q_T, x)`, where q_T is the result of `refine`. Its samples are not those
-    of the steps, so its bound is an honest one.
+    `objective(key', model with q_T, x)`, where q_T is the result of `refine`. Its samples are independent
+    of those of the steps, so that its bound is valid.
 
     Args:
         key: one typed key.
         model: any object with `prior`, `posterior`, a diagonal normal, and `likelihood`.
         x: one example.
-        num_refinements: T; see `refine`, as for the next five.
-        step_size: of each step.
-        num_samples: S, of the ELBO of each step.
-        momentum: from 0 to below 1.
+        num_refinements: T; see `refine`, also for the next five arguments.
+        step_size: the size of each step.
+        num_samples: S, samples of the ELBO in each step.
+        momentum: a number from 0 to below 1.
         metric: "euclidean" or "natural".
-        through: "all" trains encoder and decoder end to end; "first_order" costs no second
+        through: "all" trains encoder and decoder end to end; "first_order" needs no second
             derivatives.
-        objective: what is evaluated at q_T, such as `functools.partial(jv.iwae, num_samples=5)`.
+        objective: the objective at q_T, such as `functools.partial(jv.iwae, num_samples=5)`.
 
     Returns:
-        What the objective returns: `Terms` of scalars, nats, for the ELBO.
+        The result of the objective: `Terms` of scalars, nats, for the ELBO.
 
     Raises:
-        InputError: q(z|x) is no diagonal normal, or an option is not usable.
+        InputError: q(z|x) is not a diagonal normal, or an option is invalid.
 
     >>> import jaxvae as jv
     >>> model, x, key = jv.testing.linear_gaussian(), jnp.ones(3), jax.random.key(0)

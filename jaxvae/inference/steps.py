@@ -1,4 +1,4 @@
-"""The two half steps of EM, on all examples at once: q from the model, the model from q."""
+"""The E-step and the M-step of EM, on all examples at once."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -15,18 +15,18 @@ from jaxvae.inference.free_energy import Solvable, free_energy
 from jaxvae.types import InputError, Model, Terms
 
 MStep: TypeAlias = Callable[[Any, Distribution, Array, Array], Any]
-"""`(model, qs, xs, weights) -> model`: `qs` is a distribution with a leading axis N in its arrays."""
+"""An M-step `(model, qs, xs, weights) -> model`; `qs` is a distribution with a leading axis N in its arrays."""
 
 
 class HalfSteps(NamedTuple):
-    """One step of EM: what it made, and the free energy of every example after each half of it."""
+    """The result of one EM step, with the free energy of every example after the E-step and after the M-step."""
 
     model: Any
     opt_state: optax.OptState
     after_e: Terms
-    """[N], at the exact posterior of the model before: `bound` is its log p(x)."""
+    """The free energy [N] of the previous model at its exact posteriors; `bound` is its log p(x), nats."""
     after_m: Terms
-    """[N], of the new model at the same q."""
+    """The free energy [N] of the new model at the same posteriors, nats."""
 
 
 Update: TypeAlias = Callable[[Any, Any, Array, Array], HalfSteps]
@@ -39,16 +39,16 @@ def make_update(
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int | None = None,
 ) -> Update:
-    """The pure EM step `(model, opt_state, xs, weights) -> HalfSteps` of a kind of model.
+    """Return the pure EM step `(model, opt_state, xs, weights) -> HalfSteps` for models of one type.
 
     Args:
-        model: one of the kind; its values do not matter.
+        model: a model of this type; its values do not matter.
         m_step: your own M-step.
-        optimizer: for an M-step by gradient.
-        num_updates: of the optimizer in each M-step; 10 by default.
+        optimizer: the optimizer of a gradient M-step.
+        num_updates: number of updates of the optimizer in each M-step; 10 by default.
 
     Raises:
-        InputError: the model has no exact posterior, or no way to an M-step, or there are two.
+        InputError: the model has no exact posterior, or there is no M-step, or more than one is given.
     """
     if not isinstance(model, Solvable):
         raise InputError(
@@ -87,7 +87,7 @@ def make_update(
 
 
 def free_energies(model: Model, qs: Distribution, xs: Float[Array, "N *event"]) -> Terms:
-    """`free_energy` of every example: Terms of [N], nats."""
+    """The `free_energy` of every example, as `Terms` of [N], nats."""
     return jax.vmap(free_energy, (None, 0, 0))(model, qs, xs)
 
 
@@ -101,10 +101,10 @@ def gradient_m_step(
     *,
     num_updates: int,
 ) -> tuple[Any, optax.OptState]:
-    """The best of the models that the optimizer passes through, so that F does not fall.
+    """Return the best model among the iterates of the optimizer, so that F does not decrease.
 
     It ascends `sum_i weights_i F(q_i, model) / sum_i weights_i` at fixed q, a generalised M-step: if no
-    model on the way is better, the one that it started from is kept.
+    iterate is better, the initial model is returned.
 
     Returns:
         The model, and the state of the optimizer after `num_updates` updates.
@@ -139,7 +139,7 @@ def gradient_m_step(
 
 
 def start_optimizer(model: Model, optimizer: optax.GradientTransformation | None) -> Any:
-    """The state of the optimizer before the first M-step, `()` where there is none."""
+    """Return the state of the optimizer before the first M-step, `()` without an optimizer."""
     return () if optimizer is None else optimizer.init(nnx.state(_require_module(model), nnx.Param))
 
 

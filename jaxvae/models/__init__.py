@@ -1,4 +1,4 @@
-"""Models, one file a family: each reads as a declaration of p(z), q(z|x) and p(x|z)."""
+"""Models, one module per family, each declaring p(z), q(z|x) and p(x|z)."""
 
 from jaxvae.models.autoregressive import AutoregressiveVAE, autoregressive
 from jaxvae.models.beta_vae import beta_vae

@@ -1,4 +1,4 @@
-"""Autoregressive decoders: p(x|z) by the chain rule, or p(x) alone where there are no latents."""
+"""VAEs with autoregressive decoders, p(x|z) by the chain rule, or p(x) alone without latents."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ DecoderName: TypeAlias = Literal["made", "recurrent", "markov"]
 
 
 class AutoregressiveVAE(VAE):
-    """A VAE of which the decoder is the network of all conditionals: p(x|z) = prod_k p(x_k|x_<k, z).
+    """A VAE whose decoder is an autoregressive network: p(x|z) = prod_k p(x_k|x_<k, z).
 
-    Its arguments are those of `VAE`, but for the decoder, which is of
+    Its arguments are those of `VAE`, except that the decoder is a network of
     `jaxvae.networks.autoregressive`.
     """
 
@@ -43,10 +43,10 @@ class AutoregressiveVAE(VAE):
 
 
 class NoEncoder(nnx.Module):
-    """The encoder of no latents: nothing, whatever x is."""
+    """The encoder of a model without latents, which returns an empty vector for every x."""
 
     def __call__(self, features: Array) -> Float[Array, "0"]:
-        """An empty vector."""
+        """Return an empty vector."""
         del features
         return jnp.zeros(0)
 
@@ -66,27 +66,27 @@ def autoregressive(
 ) -> AutoregressiveVAE:
     """A VAE with an autoregressive decoder, `p(x|z) = prod_k p(x_k | x_<k, z)` in raster order.
 
-    q(z|x) is a diagonal normal of a fully connected encoder, p(z) = N(0, I). Such a decoder can model
-    x without z, and plain training often ends there: a rate of zero, and a z that says nothing. See
-    `jaxvae.evaluation.reliance_on_latents`, which measures it and lists remedies.
+    q(z|x) is a diagonal normal from a fully connected encoder, p(z) = N(0, I). Such a decoder can model
+    x without z, and plain training often ends in this posterior collapse: a rate of zero, and a z without
+    information on x. See `jaxvae.evaluation.reliance_on_latents`, which measures it and lists remedies.
 
     With `latent_dim=0` there is no z and no encoder: every objective and evaluation gives a rate of 0
-    and log p(x) itself, the baseline that a VAE has to beat.
+    and log p(x) itself, the baseline that a VAE has to exceed.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the size of z; 0 for p(x) alone.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        decoder: "made", a masked MLP: the fastest to score, N passes to draw; "recurrent", a layer of
-            gated recurrent units for each width: N small steps for both; "markov", an MLP of the
-            `order` values before each and its position: the weakest, which must use z to see further.
-        order: m, for decoder="markov" alone, there 1 if not given.
-        activation: what follows each hidden layer of an MLP; recurrent units have their own.
+        decoder: "made", a masked MLP: one pass to score, N passes to sample; "recurrent", a layer of
+            gated recurrent units for each width: N small steps for both; "markov", an MLP of the previous
+            `order` values and the position: the weakest, which depends on earlier values through z alone.
+        order: m, for decoder="markov" only; 1 if not given.
+        activation: the activation after each hidden layer of an MLP; recurrent units have their own.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x_k is made of, given the network's numbers for it, see
-            `jaxvae.models.likelihoods`: a name or a module. The decoder sees its features of each value.
-        num_categories: C, the classes of likelihood="categorical", for it alone.
+        likelihood: p(x_k|x_<k, z) given the network's parameters for it, a name or a module, see
+            `jaxvae.models.likelihoods`. The decoder's input is the likelihood's features of each value.
+        num_categories: C, the number of classes, for likelihood="categorical" only.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -196,7 +196,7 @@ def _require_options(
 
 
 def _features_of_one_value(output: Likelihood, shape: tuple[int, ...]) -> int:
-    """F, where the likelihood is one of independent values, each with its own numbers."""
+    """Return F, the number of features of one value, and refuse a likelihood of dependent values."""
     whole, one = math.prod(shape), jax.ShapeDtypeStruct((output.num_params, 1), jnp.float32)
     features = math.prod(feature_shape(output, (1,)))
     single = jax.eval_shape(output, one)

@@ -1,4 +1,4 @@
-"""beta-VAE: the model of a VAE, whose rate weighs beta in the objective."""
+"""The beta-VAE: a VAE trained with the rate weighted by beta."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ from jaxvae.models.vae import VAE, vae
 
 @functools.wraps(vae, assigned=("__annotations__",))
 def beta_vae(*args: Any, **options: Any) -> VAE:
-    """A VAE to be trained with `jv.elbo(..., beta=beta)`: p and q are those of `vae`, beta is no part of them.
+    """Return a VAE to be trained with `jv.elbo(..., beta=beta)`; p and q are those of `vae` and do not involve beta.
 
     `objective = -(distortion + beta * rate)`, while `bound` stays the ELBO. The command line takes
     `--beta`, 4 by default for this model.

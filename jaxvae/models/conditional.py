@@ -1,4 +1,4 @@
-"""The conditional VAE: a class y is known, and x is made of it and of a continuous z."""
+"""The conditional VAE: a model of x given a known class y and a continuous latent z."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,20 +27,19 @@ __all__ = ["ConditionalVAE", "GivenClass", "conditional_vae", "require_labels"]
 
 
 class ConditionalVAE(nnx.Module):
-    """p(z), q(z|x, y) and p(x|z, y) of a class y; `given(y)` is the plain model with y bound.
+    """p(z), q(z|x, y) and p(x|z, y) for a class y; `given(y)` is the plain model with y bound.
 
-    A model only once the class is bound: batches of `jaxvae.training` and `jaxvae.evaluation` bring
-    it as `label`.
+    It is a model only once the class is bound. In batches for `jaxvae.training` and `jaxvae.evaluation`
+    the class is the entry `label`.
 
     Args:
-        encoder: `[output.features(x), one-hot y]` as one vector -> what `family` takes.
-        decoder: `[z, one-hot y]` -> the P numbers for each value of x, [P, *event].
+        encoder: `[output.features(x), one-hot y]` as one vector -> the input of `family`.
+        decoder: `[z, one-hot y]` -> P parameters for each value of x, [P, *event].
         output: the likelihood, [P, *event] -> p(x|z, y).
         num_classes: C.
         latent_dim: D.
         event_shape: shape of one example.
-        family: q(z|x, y) and the prior that belongs to it; a diagonal normal under N(0, I) if not
-            given.
+        family: the family of q(z|x, y) with its prior; a diagonal normal with N(0, I) if not given.
 
     Source: Sohn, Lee and Yan (2015), "Learning structured output representation using deep
     conditional generative models". Departs from the source: the prior p(z) does not depend on y.
@@ -63,20 +62,20 @@ class ConditionalVAE(nnx.Module):
         self.event_shape = event_shape
 
     def given(self, y: Label) -> "GivenClass":
-        """The plain model p(z), q(z|x, y), p(x|z, y) of one class: its bounds are on log p(x|y).
+        """Return the plain model p(z), q(z|x, y), p(x|z, y) of one class, whose bounds are on log p(x|y).
 
         Args:
-            y: the class, an integer from 0 to C - 1. A traced one that is no class gives NaN; check
+            y: the class, an integer from 0 to C - 1. A traced y outside this range gives NaN; check
                 arrays of labels with `require_labels` beforehand.
 
         Raises:
-            InputError: y is no integer, or not a class.
+            InputError: y is not an integer, or not a class.
         """
         return GivenClass(self, require_class(y, self.num_classes))
 
 
 class GivenClass(NamedTuple):
-    """A conditional VAE with the class bound: a plain model, and a pytree."""
+    """A conditional VAE with its class bound: a plain model and a pytree."""
 
     model: ConditionalVAE
     y: Int[Array, ""]
@@ -115,7 +114,7 @@ def conditional_vae(
     posterior: PosteriorName = "diagonal",
     num_categories: int | None = None,
 ) -> ConditionalVAE:
-    """A conditional VAE with fully connected encoder and decoder, the decoder's layers mirrored.
+    """Return a conditional VAE with fully connected encoder and decoder; the decoder mirrors the encoder's layers.
 
     Args:
         key: one typed key, for the initial weights.
@@ -123,15 +122,15 @@ def conditional_vae(
         num_classes: C, at least 2.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        network: what the hidden layers are, see `jaxvae.models.vae`.
+        network: the type of the hidden layers, see `jaxvae.models.vae`.
         activation: the nonlinearity, tanh if not given; network="gated" takes none.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
-        posterior: what q(z|x, y) is, with the prior that belongs to it, see `jaxvae.models.vae`.
-        num_categories: of each categorical latent; for posterior="categorical" alone.
+        likelihood: p(x|z, y), a name or a module, see `jaxvae.models.likelihoods`.
+        posterior: the family of q(z|x, y), which also sets the prior, see `jaxvae.models.vae`.
+        num_categories: number of classes of each categorical latent, for posterior="categorical" only.
 
     Returns:
-        A model of x given a class, a pytree; `model.given(y)` is the plain model of one class.
+        A model of x given a class, a pytree; `model.given(y)` is the plain model for class y.
 
     Raises:
         InputError: an argument is out of its range; the message names it.

@@ -1,4 +1,4 @@
-"""The networks inside flows: what they see decides what is autoregressive."""
+"""The networks inside flows; their inputs determine whether a flow is autoregressive."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["ContextMLP", "MaskedMLP"]
 
 
 class ContextMLP(nnx.Module):
-    """An MLP of x and a context, side by side, whose output starts near zero: the spline of a straight line."""
+    """An MLP of x and a context, concatenated, with an initial output near zero, which makes a spline the identity."""
 
     def __init__(
         self,
@@ -28,5 +28,5 @@ class ContextMLP(nnx.Module):
         last[...] = 0.1 * last[...]
 
     def __call__(self, x: Float[Array, "D"], context: Float[Array, "C"]) -> Array:
-        """A vector of `out_features`."""
+        """Return a vector of `out_features`."""
         return self.mlp(jnp.concatenate([x, context]))

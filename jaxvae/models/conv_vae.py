@@ -1,4 +1,4 @@
-"""The VAE of images: a convolutional encoder, and a decoder that mirrors it."""
+"""The convolutional VAE for images, whose decoder mirrors its encoder."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -40,11 +40,11 @@ def conv_vae(
     posterior: PosteriorName = "diagonal",
     num_categories: int | None = None,
 ) -> VAE:
-    """A VAE with convolutional encoder and decoder, for images of any height and width.
+    """Return a VAE with convolutional encoder and decoder, for images of any height and width.
 
-    Each level of the encoder is a 4 x 4 convolution of stride 2, which takes a size n to ceil(n / 2),
-    and an activation; a linear layer follows the last. The decoder has the transposed
-    convolutions in reverse, each back to exactly the size that the encoder's started from.
+    Each level of the encoder is a 4 x 4 convolution of stride 2, which maps a size n to ceil(n / 2),
+    and an activation; a linear layer follows the last level. The decoder has the transposed
+    convolutions in reverse, each of which restores exactly the input size of the encoder's level.
 
     Args:
         key: one typed key, for the initial weights.
@@ -56,9 +56,9 @@ def conv_vae(
             activation.
         activation: the nonlinearity.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
-        posterior: what q(z|x) is, with the prior that belongs to it, see `jaxvae.models.vae`.
-        num_categories: C, of each categorical latent; for posterior="categorical" alone.
+        likelihood: p(x|z), a name or a module, see `jaxvae.models.likelihoods`.
+        posterior: the family of q(z|x), which also sets the prior, see `jaxvae.models.vae`.
+        num_categories: C, the number of classes of each categorical latent, for posterior="categorical" only.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.

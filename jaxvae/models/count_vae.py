@@ -1,4 +1,4 @@
-"""A VAE of counts, such as those of genes in single cells, whose total is a latent of its own."""
+"""A VAE of counts, such as gene counts of single cells, with the log library size as a latent."""
 
 import math
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ _PARAMS = {"negative_binomial": 1, "poisson": 1, "zero_inflated_negative_binomia
 
 
 class CountVAE(nnx.Module):
-    """Counts x [G] from latents `[z, l]` [D + 1]: what a cell is, and how much of it was read.
+    """A VAE of counts x [G] with latents `[z, l]` [D + 1]: the state z of a cell and its log library size l.
 
     `p(z) = N(0, I)`, `p(l) = N(library_mean, library_variance)`, both learned;
     `mean = exp(l) * softmax(decoder(z))`, x ~ NegativeBinomial(mean, dispersion of each gene).
-    `q(z, l|x)` is normal with independent entries; the mean of l is `log(1 + sum x)` plus what the
-    encoder, which sees `log(1 + x)`, adds to it.
+    `q(z, l|x)` is normal with independent entries; the mean of l is `log(1 + sum x)` plus a correction
+    by the encoder, whose input is `log(1 + x)`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CountVAE(nnx.Module):
         self.library_mean = nnx.Param(jnp.asarray(math.log(num_genes), jnp.float32))
         self.raw_library_variance = nnx.Param(jnp.asarray(math.log(math.expm1(1.0)), jnp.float32))
         if likelihood != "poisson":
-            # Near a Poisson at first: what spreads beyond it should go to the latents before the noise.
+            # Initially near a Poisson, so that overdispersion is explained by the latents rather than the noise.
             self.log_inverse_dispersion = nnx.Param(jnp.full(num_genes, 2.0))
 
     def prior(self) -> dist.Distribution:
@@ -63,7 +63,7 @@ class CountVAE(nnx.Module):
         return self.likelihood_given(None, z)
 
     def prior_given(self, batch: Array | None) -> dist.Distribution:
-        """p(z, l), which no covariate changes."""
+        """p(z, l), the same for every batch of the experiment."""
         del batch
         scale = jnp.sqrt(variance_of(self.raw_library_variance[...]))
         mean = jnp.append(jnp.zeros(self.latent_dim), self.library_mean[...])
@@ -88,7 +88,7 @@ class CountVAE(nnx.Module):
 
 
 class BatchCountVAE(nnx.Module):
-    """A `CountVAE` whose encoder and decoder also see which batch of the experiment x is from."""
+    """A `CountVAE` whose encoder and decoder also take the batch of the experiment that x is from."""
 
     def __init__(self, model: CountVAE, num_classes: int):
         self.model, self.num_classes = model, num_classes
@@ -97,14 +97,14 @@ class BatchCountVAE(nnx.Module):
         """The plain model of batch y.
 
         Raises:
-            InputError: y is no class number from 0 to num_classes - 1.
+            InputError: y is not an integer from 0 to num_classes - 1.
         """
         y = require_class(y, self.num_classes)
         return GivenBatch(self.model, one_hot(y, self.num_classes))
 
 
 class GivenBatch(NamedTuple):
-    """A `CountVAE` with its batch bound."""
+    """A `CountVAE` with its batch of the experiment bound."""
 
     model: CountVAE
     batch: Float[Array, "C"]
@@ -137,19 +137,19 @@ def count_vae(
     likelihood: CountLikelihood = "negative_binomial",
     num_batches: int | None = None,
 ) -> CountVAE | BatchCountVAE:
-    """A VAE of a vector of counts, with the logarithm of their expected total as one more latent.
+    """Return a VAE of a vector of counts, with the logarithm of their expected total as an additional latent.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: (G,), the number of genes.
         latent_dim: D; the latent has D + 1 entries, the last of them the log library size.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        activation: what follows each hidden layer.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: "negative_binomial", with one learned dispersion a gene, "poisson", or
-            "zero_inflated_negative_binomial", whose chance of a dropout is the decoder's.
-        num_batches: how many batches of the experiment there are, to take their effects out of z: the
-            result is then a model of counts given a batch, see `BatchCountVAE`.
+        likelihood: "negative_binomial", with one learned dispersion per gene, "poisson", or
+            "zero_inflated_negative_binomial", whose dropout probability is an output of the decoder.
+        num_batches: the number of batches of the experiment. If given, the result is a model of counts
+            given a batch, see `BatchCountVAE`, so that z need not represent the effects of batches.
 
     Returns:
         A model, or a model with `given`.
@@ -165,9 +165,9 @@ def count_vae(
     True
 
     Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics" (scVI).
-    Departs from the source: prior mean and variance of the library size are learned, not those of the
-    data; the encoder corrects the observed total instead of having a network of its own for it; no
-    batch normalisation.
+    Departs from the source: prior mean and variance of the log library size are learned, not computed
+    from the data; the encoder corrects the observed total instead of having a separate network for it;
+    no batch normalisation.
     """
     require_key(key)
     shape = require_event_shape(event_shape)

@@ -1,4 +1,4 @@
-"""Probabilistic PCA and factor analysis: normal latents, a linear decoder, everything in closed form."""
+"""Probabilistic PCA and factor analysis: normal latents and a linear decoder, with closed-form inference."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -30,7 +30,7 @@ class LinearGaussian(LinearModel):
         log p(x) = log N(x; mu, W W' + Psi)
         p(z|x)   = N(M^-1 W' Psi^-1 (x - mu), M^-1),   M = I + W' Psi^-1 W
 
-    Nothing of size E x E is formed: `log det(W W' + Psi) = log det M + sum_e log Psi_e`, and
+    No E x E matrix is formed: `log det(W W' + Psi) = log det M + sum_e log Psi_e`, and with r = x - mu
     `r' (W W' + Psi)^-1 r = (r - W m)' Psi^-1 (r - W m) + m'm` at the posterior mean m, a sum of
     squares, which float32 computes without cancellation.
     """
@@ -46,9 +46,9 @@ class LinearGaussian(LinearModel):
 
     @full_precision
     def exact_posterior(self, x: Float[Array, "*event"]) -> Distribution:
-        """p(z|x), a normal distribution with one full covariance for every x."""
+        """p(z|x), normal with a full covariance that is the same for every x."""
         tril = self._precision_tril()
-        # M = L L' gives M^-1 = (L'^-1) (L'^-1)'; the Cholesky factor of it is that of a small matrix.
+        # M = L L' gives M^-1, a small D x D matrix, whose Cholesky factor is then computed.
         covariance = cho_solve((tril, True), jnp.eye(self.latent_dim))
         mean, _ = self._solved(x, tril)
         return dist.MultivariateNormal(mean, scale_tril=jnp.linalg.cholesky(covariance))
@@ -80,15 +80,15 @@ class LinearGaussian(LinearModel):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The decoder that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`, and its best encoder.
+        """Return the model that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`, with its optimal encoder.
 
         W and mu are the regression of x on z under q, and Psi is the mean of
-        `E_q[(x - W z - mu)^2]`, held above `noise_floor`, where it stops in a Heywood case.
+        `E_q[(x - W z - mu)^2]`, kept at or above `noise_floor`, which it reaches in a Heywood case.
 
         Args:
-            qs: normal posteriors, one an example: a distribution returned by `jax.vmap`.
+            qs: normal posteriors, one per example: a distribution returned by `jax.vmap`.
             xs: the examples.
-            weights: how much each of them counts; alike if None.
+            weights: weights of the examples; equal if None.
 
         Source: Rubin and Thayer (1982), "EM algorithms for ML factor analysis"; Tipping and Bishop
         (1999), "Probabilistic principal component analysis".
@@ -117,12 +117,12 @@ class LinearGaussian(LinearModel):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The model at the scale of the data, see `LinearModel.initialized`, with its best encoder."""
+        """Return the model at the scale of the data, see `LinearModel.initialized`, with its optimal encoder."""
         return super().initialized(key, xs, weights).with_optimal_encoder()
 
     @full_precision
     def with_optimal_encoder(self) -> Self:
-        """The same p(x, z) with the q(z|x) of the highest ELBO: the exact mean, variances 1 / M_dd."""
+        """Return the same p(x, z) with the q(z|x) of the highest ELBO: exact means, and variances 1 / M_dd."""
         precision, tril = self._precision(), self._precision_tril()
         new = jax.tree.map(lambda leaf: leaf, self)
         scaled = self.weight[...] / self.noise[:, None]
@@ -133,7 +133,7 @@ class LinearGaussian(LinearModel):
 
     @full_precision
     def principal(self) -> Self:
-        """The same p(x) with its latents rotated to principal axes, and the best encoder.
+        """Return the same p(x) with latents rotated to principal axes, and the optimal encoder.
 
         The columns of `Psi^-1/2 W` become orthogonal, the longest first. Then p(z|x) has a diagonal
         covariance, so the encoder is exact: the ELBO is log p(x).
@@ -152,14 +152,14 @@ class LinearGaussian(LinearModel):
         return jnp.linalg.cholesky(self._precision())
 
     def _solved(self, x: Array, tril: Array) -> tuple[Float[Array, "D"], Float[Array, "E"]]:
-        """The mean of p(z|x), and what it leaves of x."""
+        """The mean m of p(z|x), and the residual x - W m - mu."""
         residual = flat(x, self.event_shape) - self.offset[...]
         mean = cho_solve((tril, True), (residual / self.noise) @ self.weight[...])
         return mean, residual - self.weight[...] @ mean
 
 
 def normal_moments(q: Distribution) -> tuple[Float[Array, "D"], Float[Array, "D D"]]:
-    """Mean and covariance of a normal distribution of one latent.
+    """Return the mean and covariance of a normal distribution over one latent.
 
     Raises:
         InputError: q is not normal.
@@ -179,16 +179,17 @@ def ppca(
     latent_dim: int = 16,
     variance: float | None = None,
 ) -> LinearGaussian:
-    """Probabilistic PCA, the linear VAE: one noise variance for all values of x.
+    """Return probabilistic PCA, the linear VAE, with one noise variance for all values of x.
 
-    `p(z) = N(0, I)`, `p(x|z) = N(W z + mu, variance I)`, `q(z|x) = N(V (x - c), diag(s^2))`, which
-    reaches the optimum. It has `exact_posterior`, `log_evidence`, and a closed-form `m_step`.
+    `p(z) = N(0, I)`, `p(x|z) = N(W z + mu, variance I)`, `q(z|x) = N(V (x - c), diag(s^2))`; this q
+    contains the exact posterior at the optimum. The model has `exact_posterior`, `log_evidence`, and a
+    closed-form `m_step`.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D.
-        variance: of the noise, if it is not to be learned.
+        variance: variance of the noise; learned if None.
 
     Raises:
         InputError: an argument is out of its range; the message names it.
@@ -210,15 +211,15 @@ def factor_analysis(
     latent_dim: int = 16,
     variance: float | None = None,
 ) -> LinearGaussian:
-    """Factor analysis: a noise variance for each value of x.
+    """Return factor analysis, with a noise variance for each value of x.
 
-    As `ppca`, with `p(x|z) = N(W z + mu, diag(noise))`.
+    It is `ppca` with `p(x|z) = N(W z + mu, diag(noise))`.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D.
-        variance: of the noise of every value, if it is not to be learned; then it is `ppca`.
+        variance: variance of the noise of every value; learned if None. If given, the model is `ppca`.
 
     Raises:
         InputError: an argument is out of its range; the message names it.
@@ -236,7 +237,7 @@ def factor_analysis(
 def fit_ppca(
     xs: Float[AnyArray, "N *event"], latent_dim: int, *, variance: float | None = None
 ) -> LinearGaussian:
-    """The `ppca` of the highest likelihood, in closed form, its encoder exact.
+    """Return the `ppca` of maximum likelihood, computed in closed form, with the exact encoder.
 
     With the eigenvalues l and eigenvectors U of the covariance (1/N) of the data:
     `variance = mean of the E - D smallest l`, `W = U (L - variance I)^(1/2)`,
@@ -245,8 +246,8 @@ def fit_ppca(
 
     Args:
         xs: examples.
-        latent_dim: D, below E where the variance is fitted.
-        variance: of the noise, if it is fixed.
+        latent_dim: D, at most E; below E if the variance is fitted.
+        variance: variance of the noise; fitted if None.
 
     Raises:
         InputError: D is out of its range, or the examples lie in a subspace of D dimensions.

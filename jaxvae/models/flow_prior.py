@@ -1,4 +1,4 @@
-"""The VAE whose prior is a normalising flow."""
+"""A VAE whose prior is a normalising flow."""
 
 from collections.abc import Sequence
 
@@ -26,25 +26,25 @@ def flow_prior_vae(
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
 ) -> VAE:
-    """A VAE with `log p(z) = log N(f(z); 0, I) + log|det df/dz|`, f a chain of learned flows.
+    """Return a VAE with `log p(z) = log N(f(z); 0, I) + log|det df/dz|`, f a chain of learned flows.
 
-    There is no closed form of KL(q(z|x) || p(z)): use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`,
-    where the entropy of q is exact. The networks are those of `vae` with the same key and options.
+    KL(q(z|x) || p(z)) has no closed form: use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`, in
+    which the entropy of q is exact. The networks are those of `vae` with the same key and options.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the size of z.
-        num_flows: how many flows f is made of.
+        num_flows: the number of flows in f.
         flow: "spline", couplings, cheap in both directions, for D and `num_flows` of 2 or more; or
             "masked_autoregressive", whose samples take D passes; see `jaxvae.models.priors.FlowPrior`.
         flow_hidden: widths of the hidden layers of each flow's network.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        network: what the hidden layers of encoder and decoder are, see `vae`.
+        network: the type of the hidden layers of encoder and decoder, see `vae`.
         activation: the nonlinearity, tanh if not given; network="gated" takes none.
-        initializer: how their initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
-        posterior: what q(z|x) is, see `vae`: one over real latents.
+        initializer: how the initial weights of encoder and decoder are drawn, see `jaxvae.networks.linear`.
+        likelihood: p(x|z), a name or a module, see `jaxvae.models.likelihoods`.
+        posterior: the family of q(z|x), see `vae`; only those over real latents.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.

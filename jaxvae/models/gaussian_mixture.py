@@ -1,4 +1,4 @@
-"""The mixture of Gaussians as a latent-variable model: z says, one-hot, which component made x."""
+"""The mixture of Gaussians as a latent-variable model; z is the one-hot vector of the component."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from jaxvae.types import AnyArray, PRNGKey
 Covariance: TypeAlias = Literal["full", "diagonal", "spherical"]
 
 EMPTY = 1e-7
-"""The share of the data below which a component is empty and keeps its mean and covariance."""
+"""The weight, as a fraction of the data's, below which a component keeps its mean and covariance."""
 
 
 class ReshapedNormal(dist.TransformedDistribution):
-    """A normal distribution of vectors as one over events of any shape."""
+    """A multivariate normal reshaped to events of any shape."""
 
     def __init__(self, normal: dist.MultivariateNormal, event_shape: tuple[int, ...]):
         reshape = dist.transforms.ReshapeTransform(event_shape, normal.event_shape)
@@ -34,12 +34,12 @@ class ReshapedNormal(dist.TransformedDistribution):
 
     @property
     def mean(self) -> Array:
-        """The mean, of the event's shape."""
+        """The mean [*event]."""
         return self.base_dist.mean.reshape(self.shape())
 
     @property
     def variance(self) -> Array:
-        """The variance of each value, of the event's shape."""
+        """The variance of each value [*event]."""
         return self.base_dist.variance.reshape(self.shape())
 
 
@@ -48,8 +48,8 @@ class GaussianMixture(nnx.Module):
 
         log p(x) = log sum_c p(e_c) N(x; means_c, L_c L_c')
 
-    z is a one-hot vector [C] of floats. The diagonal of L is `exp(log_scale)`: [C, E] for full and
-    diagonal covariances, [C] for spherical ones; full ones have `lower`, row by row, below it.
+    z is a one-hot vector [C] of floats. The diagonal of L is `exp(log_scale)`, with `log_scale` [C, E] for full
+    and diagonal covariances, [C] for spherical ones; a full L has `lower`, row by row, below its diagonal.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class GaussianMixture(nnx.Module):
     def expected_log_likelihood(
         self, q: Distribution, x: Float[Array, "*event"]
     ) -> Float[Array, ""]:
-        """`E_q[log p(x|z)]`, for a q over one-hot vectors, nats."""
+        """`E_q[log p(x|z)]` for q over one-hot vectors, nats."""
         return jnp.asarray(q.mean) @ self._log_likelihoods(x)
 
     @full_precision
@@ -111,17 +111,18 @@ class GaussianMixture(nnx.Module):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The mixture that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`.
+        """Return the mixture that maximises `sum_i weights_i E_q_i[log p(x_i, z)]`.
 
-        Shares, means and covariances under the posteriors. The variance of no component falls below
-        1e-6 of the mean variance of the data in any direction, which keeps the likelihood bounded:
-        the maximum under that bound has the eigenvalues of the covariance held at it. A component
-        that is left with less than 1e-7 of the data keeps its mean and covariance.
+        The weights, means and covariances of the components are those of the data under the posteriors.
+        The variance of a component in any direction is at least 1e-6 of the mean variance of the data,
+        which keeps the likelihood bounded; the maximum under this constraint raises smaller eigenvalues
+        of the covariance to that value. A component with less than 1e-7 of the data keeps its mean and
+        covariance.
 
         Args:
-            qs: posteriors over one-hot vectors, one an example: a distribution returned by `jax.vmap`.
+            qs: posteriors over one-hot vectors, one per example: a distribution returned by `jax.vmap`.
             xs: the examples.
-            weights: how much each of them counts; alike if None.
+            weights: weights of the examples; equal if None.
         """
         return self._fitted(jax.vmap(lambda q: q.mean)(qs), xs, weights)
 
@@ -131,15 +132,15 @@ class GaussianMixture(nnx.Module):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The mixture of the clusters that k-means finds in the examples, see `kmeans`.
+        """Return the mixture of the clusters that k-means finds in the examples, see `kmeans`.
 
         Args:
             key: one typed key.
-            xs: examples, at least as many as there are components.
-            weights: how much each of them counts; alike if None.
+            xs: examples, at least as many as components.
+            weights: weights of the examples; equal if None.
 
         Raises:
-            InputError: the key or the examples are not usable.
+            InputError: the key or the examples are invalid.
         """
         rows = flat_rows(xs, self.event_shape)
         centres, nearest = kmeans(key, rows, self.num_components, weights=weights)
@@ -181,8 +182,8 @@ class GaussianMixture(nnx.Module):
         residuals = flat(x, self.event_shape)[None] - self.means[...]
         log_scales = self._log_scales()
         if self.covariance == "full":
-            # The factors are inverted, once for all examples: to solve for each of them would gather
-            # those that lie on several devices.
+            # The factors are inverted once for all examples: a triangular solve for each example would
+            # gather examples that lie on several devices.
             identity = jnp.eye(residuals.shape[1])
             inverses = jax.vmap(lambda tril: solve_triangular(tril, identity, lower=True))(
                 self._trils()
@@ -194,7 +195,7 @@ class GaussianMixture(nnx.Module):
         return -0.5 * squares - jnp.sum(log_scales, axis=1)
 
     def _log_scales(self) -> Float[Array, "C E"]:
-        """Logarithms of the diagonals of L."""
+        """The logarithms of the diagonals of L."""
         log_scale = self.log_scale[...]
         log_scale = log_scale[:, None] if log_scale.ndim == 1 else log_scale
         return jnp.broadcast_to(log_scale, self.means[...].shape)
@@ -206,12 +207,12 @@ class GaussianMixture(nnx.Module):
 
 
 def _floored_tril(rows: Array, members: Array, mean: Array, least: Array) -> Float[Array, "E E"]:
-    """Cholesky factor of the covariance of one component, no eigenvalue of it below `least`."""
+    """The Cholesky factor of the covariance of one component, with eigenvalues of at least `least`."""
     residuals = rows - mean[None]
     covariance = (members[:, None] * residuals).T @ residuals
     eigenvalues, vectors = jnp.linalg.eigh(covariance)
     scaled = vectors * jnp.sqrt(jnp.maximum(eigenvalues, least))[None]
-    # The R of a QR factorisation of its transpose is the Cholesky factor, without squaring errors.
+    # R of the QR factorisation of the transposed root is the Cholesky factor, without squaring errors.
     r = jnp.linalg.qr(scaled.T, mode="r")
     return (r * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[:, None]).T
 
@@ -223,16 +224,16 @@ def gaussian_mixture(
     num_components: int = 10,
     covariance: Covariance = "full",
 ) -> GaussianMixture:
-    """A mixture of Gaussians, z the one-hot vector of the component.
+    """Return a mixture of Gaussians; z is the one-hot vector of the component.
 
-    Its posterior is the exact one, so `jv.elbo(..., gradient="enumerate")` is log p(x), in value and
-    gradient; `jaxvae.inference.em` fits it in closed form. Start from `model.initialized(key, xs)`.
+    Its posterior is exact, so that `jv.elbo(..., gradient="enumerate")` equals log p(x) in value and
+    gradient; `jaxvae.inference.em` fits it with closed-form steps. Start from `model.initialized(key, xs)`.
 
     Args:
         key: one typed key, for the initial means, drawn from N(0, I).
         event_shape: shape of one example, without a batch axis.
         num_components: C.
-        covariance: "full", "diagonal" or "spherical", of each component.
+        covariance: the covariance of each component: "full", "diagonal" or "spherical".
 
     Returns:
         A model with `exact_posterior`, `log_evidence` and `m_step`.

@@ -1,4 +1,4 @@
-"""The VAE whose prior is a learned mixture of normals."""
+"""A VAE whose prior is a learned mixture of normals."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,10 @@ def gmvae(
     likelihood: LikelihoodName | Likelihood = "bernoulli",
     posterior: PosteriorName = "diagonal",
 ) -> VAE:
-    """A VAE with `p(z) = sum_c w[c] N(loc[c], diag(variance[c]))` of learned means and variances.
+    """Return a VAE with `p(z) = sum_c w[c] N(loc[c], diag(variance[c]))` of learned means and variances.
 
-    There is no closed form of KL(q(z|x) || p(z)): use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`,
-    where the entropy of q is exact. The networks are those of `vae` with the same key and options.
+    KL(q(z|x) || p(z)) has no closed form: use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`, in
+    which the entropy of q is exact. The networks are those of `vae` with the same key and options.
 
     Args:
         key: one typed key, for the initial values.
@@ -37,11 +37,11 @@ def gmvae(
         num_components: C.
         learn_weights: whether w is learned too; if not, `w = 1 / C`.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        network: what the hidden layers are, see `vae`; "gated" needs activation=None.
+        network: the type of the hidden layers, see `vae`; "gated" needs activation=None.
         activation: the nonlinearity.
         initializer: how the networks' initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
-        posterior: what q(z|x) is, see `vae`: one over real latents.
+        likelihood: p(x|z), a name or a module, see `jaxvae.models.likelihoods`.
+        posterior: the family of q(z|x), see `vae`; only those over real latents.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -54,7 +54,7 @@ def gmvae(
     >>> model.prior().loc.shape
     (5, 2)
 
-    Source: Stanford CS236 (2018), problem set 2, problem 2, from which the defaults are.
+    Source: Stanford CS236 (2018), problem set 2, problem 2, also for the default values.
     """
     require_key(key)
     require_positive(latent_dim=latent_dim, num_components=num_components)

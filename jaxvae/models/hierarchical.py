@@ -1,4 +1,4 @@
-"""Hierarchies of latents: p(h_L) .. p(h1|h2) p(x|h1), with q(h1|x) q(h2|h1) .. drawn upwards."""
+"""Hierarchies of latents: p(h_L) .. p(h1|h2) p(x|h1), with the bottom-up posterior q(h1|x) q(h2|h1) .."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ from jaxvae.types import InputError, PRNGKey
 
 
 class GaussianLayer(nnx.Module):
-    """`N(mean, diag(softplus(raw) + 1e-8))`, `[mean, raw] = net(h)`: a conditional of a chain.
+    """A conditional of a chain: `N(mean, diag(softplus(raw) + 1e-8))`, `[mean, raw] = net(h)`.
 
     Args:
         net: h -> [2 D].
@@ -36,18 +36,18 @@ class GaussianLayer(nnx.Module):
         self.net, self.family = net, Diagonal(latent_dim)
 
     def __call__(self, h: Float[Array, "..."], *_: Array) -> dist.Distribution:
-        """The distribution of one layer given its neighbour; layers beyond that are not looked at."""
+        """Return the distribution of one layer given its neighbour h; all other layers are ignored."""
         return self.family(self.net(h))
 
 
 class TopDown(nnx.Module):
-    """p(h_L) = N(0, I), p(h_l|h_(l+1)) and p(x|h1): the generative half of a hierarchy.
+    """The generative half of a hierarchy: p(h_L) = N(0, I), p(h_l|h_(l+1)) and p(x|h1).
 
     Args:
         generators: p(h1|h2), p(h2|h3), ..: h_(l+1) -> distribution over h_l.
-        decoder: h1 -> the P numbers for each value of x that `output` takes.
+        decoder: h1 -> P parameters for each value of x, the input of `output`.
         output: the likelihood, [P, *event] -> p(x|h1).
-        layer_dims: sizes of h1, h2, .., as they stand side by side in the latent.
+        layer_dims: sizes of h1, h2, .., in their order in the latent.
         event_shape: shape of one example.
     """
 
@@ -71,25 +71,25 @@ class TopDown(nnx.Module):
     def downwards(
         self, top: dist.Distribution, layers: tuple[Callable[..., dist.Distribution], ...]
     ) -> Chain:
-        """The chain of h_L, then h_(L-1), .., h1; `layers` begin with that of h1."""
+        """Return the chain that draws h_L, h_(L-1), .., h1; the first of `layers` is the conditional of h1."""
         order = tuple(reversed(range(len(self.layer_dims))))
         return Chain(top, layers[::-1], sizes=self.layer_dims, order=order)
 
     def likelihood(self, z: Float[Array, "D"]) -> dist.Distribution:
-        """p(x|h1): the layers above h1 reach x through it alone."""
+        """p(x|h1), which depends on no layer above h1."""
         params = self.decoder(z[: self.layer_dims[0]])
         return self.output(params.reshape(self.output.num_params, *self.event_shape))
 
 
 class Hierarchical(TopDown):
-    """A hierarchy whose posterior climbs: q(h1|x) q(h2|h1) .. q(h_L|h_(L-1)).
+    """A hierarchy with a bottom-up posterior: q(h1|x) q(h2|h1) .. q(h_L|h_(L-1)).
 
     The latent is one vector z = [h1, .., h_L]; prior and posterior are both chains over it.
 
     Args:
-        encoders: q(h1|features(x)), q(h2|h1), ..: each a map to a distribution over its layer.
+        encoders: q(h1|features(x)), q(h2|h1), ..: each returns a distribution over its layer.
         generators: p(h1|h2), p(h2|h3), ..: h_(l+1) -> distribution over h_l.
-        decoder: h1 -> the P numbers for each value of x that `output` takes.
+        decoder: h1 -> P parameters for each value of x, the input of `output`.
         output: the likelihood, [P, *event] -> p(x|h1).
         layer_dims: sizes of h1, h2, ...
         event_shape: shape of one example.
@@ -127,7 +127,7 @@ def hierarchical(
     initializer: Initializer = "lecun_normal",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
 ) -> Hierarchical:
-    """Two or more layers of Gaussian latents, inferred from the bottom up, without shared weights.
+    """Return a model with two or more layers of Gaussian latents, inferred bottom-up, without shared weights.
 
     `log p(x, z) = log p(x|h1) + log p(h1|h2) + .. + log p(h_L)` and
     `log q(z|x) = log q(h1|x) + log q(h2|h1) + ..`, with `z = [h1, .., h_L]`, every conditional a
@@ -137,11 +137,11 @@ def hierarchical(
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         layer_dims: sizes of h1 (next to x), h2, ..; the latent has their sum.
-        hidden: widths of the hidden layers from x to h1; from h1 to x they are mirrored.
-        upper_hidden: the same between each two layers of latents.
-        activation: what follows each hidden layer.
+        hidden: widths of the hidden layers from x to h1, mirrored from h1 to x.
+        upper_hidden: widths of the hidden layers between neighbouring layers of latents, likewise.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        likelihood: p(x|h1), a name or a module, see `jaxvae.models.likelihoods`.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -155,7 +155,7 @@ def hierarchical(
     ((5,), (5,))
 
     Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", section 3.
-    Departs from the source: variances are softplus(raw) + 1e-8, standard deviations there exp(raw).
+    Departs from the source: variances are softplus(raw) + 1e-8; the source has standard deviations exp(raw).
     """
     parts = Parts(key, event_shape, layer_dims, hidden, upper_hidden, likelihood)
     mlp = partial(MLP, activation=activation, initializer=initializer, rngs=parts.rngs)
@@ -166,7 +166,7 @@ def hierarchical(
 
 
 class Parts:
-    """What hierarchies with Gaussian layers are built from, the options checked.
+    """The checked options and shared parts of hierarchies with Gaussian layers.
 
     Raises:
         InputError: an argument is out of its range; the message names it.
@@ -196,18 +196,18 @@ class Parts:
 
     @property
     def num_features(self) -> int:
-        """How many numbers an encoder sees of x."""
+        """The number of features of x, the input of the encoder."""
         return math.prod(feature_shape(self.output, self.event_shape))
 
     @property
     def shapes(self) -> dict[str, Any]:
-        """The sizes that every hierarchy takes."""
+        """The size arguments of every hierarchy."""
         return {"layer_dims": self.dims, "event_shape": self.event_shape}
 
     def top_down(
         self, mlp: Callable[..., MLP]
     ) -> tuple[list[GaussianLayer], Callable[[Array], Array], Likelihood]:
-        """p(h1|h2), p(h2|h3), .., the network from h1 to x, and the likelihood."""
+        """Return p(h1|h2), p(h2|h3), .., the network from h1 to x, and the likelihood."""
         mirrored = self.upper_hidden[::-1]
         generators = [
             GaussianLayer(mlp(above, mirrored, 2 * below), below)

@@ -1,4 +1,4 @@
-"""Independent component analysis: Laplace latents under a linear decoder."""
+"""Independent component analysis: Laplace latents with a linear decoder."""
 
 from collections.abc import Sequence
 from typing import Literal, Self, TypeAlias, get_args
@@ -17,7 +17,7 @@ ICAPosterior: TypeAlias = Literal["laplace", "normal", "full_covariance"]
 
 
 class ICA(LinearModel):
-    """`p(z) = Laplace(0, 1)^D`, `p(x|z) = N(W z + mu, variance I)`, q(z|x) about V (x - c)."""
+    """`p(z) = Laplace(0, 1)^D`, `p(x|z) = N(W z + mu, variance I)`, q(z|x) with the mean V (x - c)."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class ICA(LinearModel):
             self.lower = nnx.Param(jnp.zeros(latent_dim * (latent_dim - 1) // 2))
 
     def prior(self) -> dist.Distribution:
-        """p(z) = Laplace(0, 1) of independent entries."""
+        """p(z), independent Laplace(0, 1) entries."""
         return dist.Laplace(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim)).to_event(1)
 
     def posterior(self, x: Float[Array, "*event"]) -> dist.Distribution:
-        """q(z|x), of one shape for every x."""
+        """q(z|x), whose scale is the same for every x."""
         mean, scale = self.encoder(x)
         if self.family == "full_covariance":
             rows, columns = jnp.tril_indices(self.latent_dim, -1)
@@ -54,19 +54,19 @@ class ICA(LinearModel):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The principal axes of the data in a random rotation, a start that whitens the latents.
+        """Return the model initialised at the principal axes of the data, randomly rotated, which whitens the latents.
 
-        With the largest D eigenvalues l and eigenvectors U of the covariance,
+        With the largest D eigenvalues l and eigenvectors U of the covariance and a random rotation R,
         `W = U diag(l / 2)^(1/2) R`, since Laplace(0, 1) has variance 2, and V = pinv(W); a learned
-        noise starts at a tenth of the least of these eigenvalues, so that no source is lost in it.
+        noise variance starts at a tenth of the least of these eigenvalues, below the variance of every source.
 
         Args:
             key: one typed key.
             xs: examples.
-            weights: how much each of them counts; alike if None.
+            weights: weights of the examples; equal if None.
 
         Raises:
-            InputError: the key or the examples are not usable, or D is above E.
+            InputError: the key or the examples are invalid, or D is above E.
         """
         require_key(key)
         rows = flat_rows(xs, self.event_shape)
@@ -98,23 +98,24 @@ def ica(
     variance: float | None = None,
     posterior: ICAPosterior = "laplace",
 ) -> ICA:
-    """Independent component analysis with noise, fitted by gradient.
+    """Return noisy independent component analysis, to be fitted by gradient.
 
-    The prior is not invariant to rotation, so W is identified, up to the order and the signs of its
-    columns. There is no exact posterior.
+    The prior is not invariant to rotation, so W is identified up to the order and the signs of its
+    columns. The exact posterior is not available.
 
-    A q of independent entries is a bias towards orthogonal columns of W, which small noise does not
-    remove: the gap of the bound holds `(sum_d log |w_d|^2 - log det W'W) / 2`. So it recovers the mixing
-    of whitened data, whose columns are orthogonal; for others take "full_covariance". Start from
+    A q of independent entries biases W towards orthogonal columns, also for small noise, since the gap
+    of the bound contains `(sum_d log |w_d|^2 - log det W'W) / 2`. So it recovers the mixing matrix of
+    whitened data, whose columns are orthogonal; for other data use "full_covariance". Start from
     `model.initialized(key, xs)`.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the number of sources.
-        variance: of the noise, if it is not to be learned.
-        posterior: "laplace", whose divergence from the prior has a closed form; "normal", or
-            "full_covariance", one for every x: both with `kl="entropy"` or "monte_carlo".
+        variance: variance of the noise; learned if None.
+        posterior: the family of q(z|x): "laplace", whose KL to the prior has a closed form; or "normal"
+            or "full_covariance", a normal with one covariance for every x, both with `kl="entropy"` or
+            "monte_carlo".
 
     Raises:
         InputError: an argument is out of its range; the message names it.
@@ -140,8 +141,8 @@ def amari_index(
     0 where P is a scaled permutation, 1 where all its entries are equal.
 
     Args:
-        estimate: the columns found.
-        truth: the columns that made the data, at least two.
+        estimate: the estimated mixing matrix.
+        truth: the true mixing matrix, with at least two columns.
 
     Raises:
         InputError: the matrices differ in shape, or have fewer than two columns.

@@ -1,4 +1,4 @@
-"""k-means, as a start for mixtures."""
+"""k-means clustering, the initialisation of mixtures."""
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +18,25 @@ def kmeans(
     num_steps: int = 30,
     num_restarts: int = 10,
 ) -> tuple[Float[Array, "C E"], Int[Array, "N"]]:
-    """Centres that share out the rows by distance: seeds of k-means++, then Lloyd's steps.
+    """Cluster rows by k-means: k-means++ seeds, then Lloyd's steps.
 
     Each seed is a row drawn with probability in proportion to its squared distance from the seeds
     before it. A step moves each centre to the mean of the rows nearest to it; a centre without rows
-    stays. Of `num_restarts` runs, the one of the least sum of squared distances is returned.
+    stays. Of `num_restarts` runs, the one with the least sum of squared distances is returned.
 
     Args:
         key: one typed key.
-        rows: what to cluster.
+        rows: the rows to cluster.
         num_clusters: C, at most N.
-        weights: how much each row counts; alike if None.
-        num_steps: Lloyd's steps.
-        num_restarts: how many runs there are, each from seeds of its own.
+        weights: weights of the rows; equal if None.
+        num_steps: number of Lloyd's steps.
+        num_restarts: number of runs, each with its own seeds.
 
     Returns:
-        Centres, and for each row the number of its centre.
+        The centres, and for each row the index of its nearest centre.
 
     Raises:
-        InputError: the key or a size is not usable.
+        InputError: the key or a size is invalid.
 
     >>> rows = jnp.array([[0.0], [0.1], [5.0], [5.1]])
     >>> centres, nearest = kmeans(jax.random.key(0), rows, 2)

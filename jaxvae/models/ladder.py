@@ -1,4 +1,4 @@
-"""The ladder: a hierarchy whose posterior comes down the generative model, corrected by the data."""
+"""The ladder VAE: a hierarchy with a top-down posterior, the generative conditionals corrected by the data."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,40 +18,40 @@ from jaxvae.types import InputError, PRNGKey
 
 
 class Corrected(NamedTuple):
-    """The generative conditional times a Gaussian likelihood of the layer: q(h_l|h_(l+1), x).
+    """q(h_l|h_(l+1), x), the generative conditional times a Gaussian likelihood of the layer.
 
     `N(mean, variance)` with `1 / variance = 1 / variance_p + 1 / variance_x` and
-    `mean / variance = mean_p / variance_p + mean_x / variance_x`, where p is `generator(h_(l+1))` and x
-    what the bottom-up pass says.
+    `mean / variance = mean_p / variance_p + mean_x / variance_x`, where the subscript p refers to
+    `generator(h_(l+1))` and x to the normal of the bottom-up pass.
     """
 
     generator: Callable[..., Any]
     from_x: Any
 
     def __call__(self, *above: Array) -> dist.Distribution:
-        """The posterior of one layer given those above it."""
+        """Return the posterior of one layer given the layers above it."""
         return product(self.generator(*above), self.from_x)
 
 
 def product(a: dist.Distribution, b: dist.Distribution) -> dist.Distribution:
-    """The normalised product of two diagonal normals: precisions add, means are weighted by them."""
+    """Return the normalised product of two diagonal normals: precisions add, and weight the means."""
     total = a.variance + b.variance
     mean = (a.mean * b.variance + b.mean * a.variance) / total
-    # Standard deviations as a product of square roots: no square of a tiny variance.
+    # The standard deviation as a product of square roots, so that tiny variances do not underflow in a product.
     scale = jnp.sqrt(a.variance / total) * jnp.sqrt(b.variance)
     return dist.Normal(mean, scale).to_event(1)
 
 
 class Stage(nnx.Module):
-    """Part of the deterministic pass upwards: hidden layers, and what they say of one layer of latents.
+    """A stage of the deterministic bottom-up pass: hidden layers, and a normal over one layer of latents.
 
     Args:
         in_features: size of the input.
         hidden: widths of the hidden layers, each followed by the activation.
-        latent_dim: D, of the layer that `head` speaks of.
-        activation: what follows each hidden layer.
+        latent_dim: D, the size of the layer of latents.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn.
-        rngs: where they come from.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Stage(nnx.Module):
         self.activation, self.in_features = activation_function(activation), in_features
 
     def __call__(self, h: Float[Array, "..."]) -> tuple[Array, dist.Distribution]:
-        """The features for the next stage, and a normal over this stage's layer.
+        """Return the features for the next stage, and a normal over this stage's layer.
 
         Raises:
-            InputError: `h` is not of `in_features` values, as when x has a batch axis.
+            InputError: `h` does not have `in_features` values, as when x has a batch axis.
         """
         if h.size != self.in_features:
             raise InputError(
@@ -90,15 +90,15 @@ class Stage(nnx.Module):
 class Ladder(TopDown):
     """A hierarchy with `q(h_l|h_(l+1), x)` proportional to `p(h_l|h_(l+1)) N(h_l; mean(x), variance(x))`.
 
-    Prior and posterior are both drawn from the top down and share the generative conditionals, which
-    the model holds once.
+    Prior and posterior are both drawn top-down and share the generative conditionals, of which the
+    model has one copy.
 
     Args:
-        stages: of the deterministic pass, from x upwards: h -> (features, normal over the layer).
+        stages: stages of the deterministic pass, from x upwards: h -> (features, normal over the layer).
         generators: p(h1|h2), p(h2|h3), ..: h_(l+1) -> normal over h_l.
-        decoder: h1 -> the P numbers for each value of x that `output` takes.
+        decoder: h1 -> P parameters for each value of x, the input of `output`.
         output: the likelihood, [P, *event] -> p(x|h1).
-        layer_dims: sizes of h1, h2, ..., as they stand side by side in the latent.
+        layer_dims: sizes of h1, h2, ..., in their order in the latent.
         event_shape: shape of one example.
     """
 
@@ -138,22 +138,23 @@ def ladder(
     initializer: Initializer = "lecun_normal",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
 ) -> Ladder:
-    """Two or more layers of Gaussian latents, inferred from the top down with the generative weights.
+    """Return a model with two or more layers of Gaussian latents, inferred top-down with the generative weights.
 
     `q(h_L|x) = N(mean_L(x), variance_L(x))` and, for the layers below it, `q(h_l|h_(l+1), x)` is the
-    normalised product of p(h_l|h_(l+1)) and N(mean_l(x), variance_l(x)): what the generative model
-    expects, corrected by what x says, in proportion to their precisions. The means and variances
-    come from one deterministic pass upwards.
+    normalised product of p(h_l|h_(l+1)) and N(mean_l(x), variance_l(x)): the prediction of the
+    generative model combined with the evidence of x, weighted by their precisions. The means and
+    variances come from one deterministic bottom-up pass.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         layer_dims: sizes of h1 (next to x), h2, ..; the latent has their sum.
-        hidden: widths of the hidden layers between x and h1, mirrored from h1 to x.
-        upper_hidden: the same between each two layers, upwards from the features of the one below.
-        activation: what follows each hidden layer.
+        hidden: widths of the hidden layers from x to h1, mirrored from h1 to x.
+        upper_hidden: widths of the hidden layers between neighbouring layers of latents, likewise; upwards
+            they start from the features of the layer below.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        likelihood: p(x|h1), a name or a module, see `jaxvae.models.likelihoods`.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -167,8 +168,8 @@ def ladder(
     (5,)
 
     Source: Soenderby et al. (2016), "Ladder variational autoencoders".
-    Departs from the source: no batch normalisation, which couples examples; its warm-up of the KL is
-    `make_step(schedules={"beta": linear_warmup(...)})`.
+    Departs from the source: no batch normalisation, which couples examples. The source's warm-up of the
+    KL is available as `make_step(schedules={"beta": linear_warmup(...)})`.
     """
     parts = Parts(key, event_shape, layer_dims, hidden, upper_hidden, likelihood)
     options: dict[str, Any] = {

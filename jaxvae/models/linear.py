@@ -1,4 +1,4 @@
-"""Linear decoders with normal noise, and the linear encoder that reaches their optimum."""
+"""Linear decoders with normal noise, and a linear encoder that contains their optimal q(z|x)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NOISE_FLOOR = 1e-6
-"""The least share of a value's variance over the data that an M-step leaves to the noise."""
+"""The least noise variance after an M-step, as a fraction of a value's variance over the data."""
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """The function with float32 products in float32, also where the hardware would round them."""
+    """Return the function with products in full float32, also on hardware that would round them."""
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,7 +34,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class LinearEncoder(nnx.Module):
-    """`mean = weight (x - offset)` [D] and one constant `scale = exp(log_scale)` [D] for every x."""
+    """A linear encoder: `mean = weight (x - offset)` [D], and a constant `scale = exp(log_scale)` [D]."""
 
     def __init__(self, key: PRNGKey, event_shape: tuple[int, ...], latent_dim: int):
         self.event_shape, size = event_shape, math.prod(event_shape)
@@ -44,23 +44,23 @@ class LinearEncoder(nnx.Module):
         self.log_scale = nnx.Param(jnp.zeros(latent_dim))
 
     def __call__(self, x: Float[Array, "*event"]) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-        """Location and scale of q(z|x)."""
+        """Return the location and scale of q(z|x)."""
         mean = self.weight[...] @ (flat(x, self.event_shape) - self.offset[...])
         return mean, jnp.exp(self.log_scale[...])
 
 
 class LinearModel(nnx.Module):
-    """`p(x|z) = N(weight z + offset, diag(noise))`; prior and posterior are for the families to say.
+    """`p(x|z) = N(weight z + offset, diag(noise))`; subclasses define the prior and the posterior.
 
-    The noise is a variance for all E values of x, or one each: `exp(log_variance)`, learned; or a
-    fixed number.
+    `noise` is one variance for all E values of x, or one for each: learned, `exp(log_variance)`, or
+    fixed.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis; E is its size.
         latent_dim: D.
-        noise_per_value: whether each value has a noise variance of its own.
-        variance: of the noise where it is not learned.
+        noise_per_value: whether each value has its own noise variance.
+        variance: variance of the noise; learned if None.
 
     Raises:
         InputError: an argument is out of its range; the message names it.
@@ -108,18 +108,18 @@ class LinearModel(nnx.Module):
         xs: Float[AnyArray, "N *event"],
         weights: Float[AnyArray, "N"] | None = None,
     ) -> Self:
-        """The model at the scale of the data, a start for EM or a gradient run.
+        """Return the model at the scale of the data, an initialisation for EM or gradient ascent.
 
-        `offset` is the mean of the data, noise their variance (where it is learned), and `weight` is
-        drawn so that the latents, too, would explain about all of that variance.
+        `offset` is the mean of the data, the noise (if learned) their variance, and `weight` is drawn so
+        that the latents alone would also explain about all of that variance.
 
         Args:
             key: one typed key.
             xs: examples.
-            weights: how much each of them counts; alike if None.
+            weights: weights of the examples; equal if None.
 
         Raises:
-            InputError: the key or the examples are not usable.
+            InputError: the key or the examples are invalid.
         """
         require_key(key)
         rows = flat_rows(xs, self.event_shape)
@@ -133,7 +133,7 @@ class LinearModel(nnx.Module):
     def with_decoder(
         self, weight: Float[Array, "E D"], offset: Float[Array, "E"], noise: Float[Array, "E"]
     ) -> Self:
-        """A copy with this decoder; one variance for all values is the mean of `noise`."""
+        """Return a copy with this decoder; a noise variance shared by all values is the mean of `noise`."""
         new = jax.tree.map(lambda leaf: leaf, self)
         new.weight[...], new.offset[...] = weight, offset
         if self.fixed_variance is None:
@@ -146,7 +146,7 @@ def flat_rows(xs: Float[AnyArray, "N *event"], event_shape: tuple[int, ...]) -> 
     """The examples as vectors.
 
     Raises:
-        InputError: they are not of this event shape, or there is none.
+        InputError: the examples are not of this event shape, or there are none.
     """
     xs = jnp.asarray(xs, jnp.float32)
     if xs.shape[1:] != event_shape or xs.shape[0] == 0:
@@ -157,10 +157,10 @@ def flat_rows(xs: Float[AnyArray, "N *event"], event_shape: tuple[int, ...]) -> 
 
 
 def flat(x: Float[Array, "*event"], event_shape: tuple[int, ...]) -> Float[Array, "E"]:
-    """One example as a vector.
+    """Return one example as a vector.
 
     Raises:
-        InputError: it is not of this event shape.
+        InputError: x is not of this event shape.
     """
     if x.shape != event_shape:
         raise InputError(
@@ -173,7 +173,7 @@ def flat(x: Float[Array, "*event"], event_shape: tuple[int, ...]) -> Float[Array
 def weighted_moments(
     rows: Float[Array, "N E"], weights: Float[AnyArray, "N"] | None = None
 ) -> tuple[Float[Array, "E"], Float[Array, "E"]]:
-    """Mean and variance (1/N) of each column."""
+    """Return the weighted mean and variance (1/N) of each column."""
     w = jnp.ones(rows.shape[0]) if weights is None else jnp.asarray(weights, jnp.float32)
     w = w / jnp.sum(w)
     mean = w @ rows
@@ -181,19 +181,19 @@ def weighted_moments(
 
 
 def noise_floor(variance: Float[Array, "E"]) -> Float[Array, "E"]:
-    """The least noise of each value: 1e-6 of its variance, or of the mean one where it is constant.
+    """Return the least noise variance of each value: 1e-6 of its variance, or of the mean variance if it is constant.
 
-    A variance of the noise that tends to 0 is a Heywood case: its likelihood has no maximum inside.
+    In a Heywood case the noise variance tends to 0, and the likelihood has no maximum at a positive one.
     """
     scale = jnp.where(variance > 0, variance, jnp.mean(variance))
     return jnp.maximum(NOISE_FLOOR * scale, 1e-30)
 
 
 def require_variance(variance: float | None) -> float | None:
-    """The fixed variance as it is.
+    """Return the fixed variance unchanged.
 
     Raises:
-        InputError: it is neither None nor a finite number above 0.
+        InputError: the variance is neither None nor a finite number above 0.
     """
     if variance is not None:
         require_number("variance", variance, above=0, or_else=", or None to learn it")

@@ -1,4 +1,4 @@
-"""From the encoder's output to q(z|x), with the prior that belongs to it."""
+"""Families of q(z|x) as functions of the encoder's output, each with its prior."""
 
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -34,7 +34,7 @@ PosteriorName: TypeAlias = Literal[
 
 @runtime_checkable
 class Posterior(Protocol):
-    """What the encoder must give, how large z is, and the two distributions over z."""
+    """A family of q(z|x): the size of the encoder's output, the size of z, the prior and the posterior."""
 
     num_outputs: int
     """Size of the encoder's output."""
@@ -51,7 +51,7 @@ class Posterior(Protocol):
 
 
 class Diagonal(nnx.Module):
-    """`q = N(mean, diag(softplus(raw) + 1e-8))`, `[mean, raw] = output` [2 D]; prior N(0, I)."""
+    """A diagonal normal: `q = N(mean, diag(softplus(raw) + 1e-8))`, `[mean, raw] = output` [2 D]; prior N(0, I)."""
 
     def __init__(self, latent_dim: int):
         self.size, self.num_outputs = latent_dim, 2 * latent_dim
@@ -67,7 +67,7 @@ class Diagonal(nnx.Module):
 
 
 class FullCovariance(Diagonal):
-    """`q = N(mean, L L')`, `[mean, raw, lower] = output` [2 D + D (D - 1) / 2]; prior N(0, I).
+    """A full normal: `q = N(mean, L L')`, `[mean, raw, lower] = output` [2 D + D (D - 1) / 2]; prior N(0, I).
 
     L has `sqrt(softplus(raw) + 1e-8)` on its diagonal and `lower`, row by row, below it.
     """
@@ -91,7 +91,7 @@ class Laplace(nnx.Module):
         self.size, self.num_outputs = latent_dim, 2 * latent_dim
 
     def prior(self) -> dist.Distribution:
-        """p(z) = Laplace(0, 1) of independent entries."""
+        """p(z), independent Laplace(0, 1) entries."""
         return dist.Laplace(jnp.zeros(self.size), jnp.ones(self.size)).to_event(1)
 
     def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
@@ -101,7 +101,7 @@ class Laplace(nnx.Module):
 
 
 class Bernoulli(nnx.Module):
-    """Independent bits, 0.0 or 1.0, with `logits = output` [D]; prior 1/2 each."""
+    """Independent bits, 0.0 or 1.0, with `logits = output` [D]; the prior probability of a 1 is 1/2."""
 
     def __init__(self, latent_dim: int):
         self.size = self.num_outputs = latent_dim
@@ -111,12 +111,12 @@ class Bernoulli(nnx.Module):
         return FloatBernoulli(jnp.zeros(self.size)).to_event(1)
 
     def __call__(self, output: Float[Array, "D"]) -> dist.Distribution:
-        """q(z|x) of bits."""
+        """q(z|x) over bits."""
         return FloatBernoulli(output).to_event(1)
 
 
 class Categorical(nnx.Module):
-    """D independent one-hot vectors of C classes, in one z [D * C], with `logits = output`; prior 1 / C."""
+    """D independent one-hot vectors of C classes, in one z [D * C], with `logits = output`; prior 1 / C each."""
 
     def __init__(self, latent_dim: int, num_categories: int):
         self.latent_dim, self.num_categories = latent_dim, num_categories
@@ -132,10 +132,10 @@ class Categorical(nnx.Module):
 
 
 class PlanarFlow(Diagonal):
-    """A diagonal normal of the encoder's, through planar flows; prior N(0, I).
+    """A diagonal normal, given by the encoder, through planar flows; prior N(0, I).
 
     `[mean, raw, b] = output` [2 D + num_flows]: w and u of each flow are shared by all x, its offset
-    b is the encoder's.
+    b is an output of the encoder.
 
     Departs from the source: Rezende and Mohamed (2015) take w and u from the encoder as well.
     """
@@ -148,14 +148,14 @@ class PlanarFlow(Diagonal):
         self.u = nnx.Param(draw(rngs.params(), (num_flows, latent_dim)))
 
     def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
-        """q(z|x), which scores its own samples only."""
+        """q(z|x), which can score only its own samples."""
         moments, offsets = jnp.split(output, [2 * self.size])
         flows: list = [Planar(self.w[i], self.u[i], offsets[i]) for i in range(self.w.shape[0])]
         return dist.TransformedDistribution(super().__call__(moments), flows)
 
 
 class _ContextFlow(Diagonal):
-    """A diagonal normal of the encoder's, through flows that see a context of the encoder's."""
+    """A diagonal normal through flows with a context, both given by the encoder."""
 
     conditioners: nnx.List
 
@@ -164,7 +164,7 @@ class _ContextFlow(Diagonal):
         self.num_outputs = 2 * latent_dim + context_size
 
     def flow(self, index: int, context: Array) -> Flow:
-        """Flow `index`, bent by the context."""
+        """Return flow `index`, conditioned on the context."""
         raise NotImplementedError
 
     def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
@@ -175,7 +175,7 @@ class _ContextFlow(Diagonal):
 
 
 class AutoregressiveFlow(_ContextFlow):
-    """A diagonal normal through inverse autoregressive flows, in turn from either end; prior N(0, I).
+    """A diagonal normal through inverse autoregressive flows of alternating order; prior N(0, I).
 
     `[mean, raw, context] = output` [2 D + context_size]; the masked networks are shared by all x.
 
@@ -199,12 +199,12 @@ class AutoregressiveFlow(_ContextFlow):
         )
 
     def flow(self, index: int, context: Array) -> Flow:
-        """Flow `index`, bent by the context."""
+        """Return flow `index`, conditioned on the context."""
         return InverseAutoregressive(self.conditioners[index], context)
 
 
 class SplineFlow(_ContextFlow):
-    """A diagonal normal through spline couplings, on even and odd entries in turn; prior N(0, I).
+    """A diagonal normal through spline couplings, alternately of even and odd entries; prior N(0, I).
 
     `[mean, raw, context] = output` [2 D + context_size]; the networks are shared by all x.
 
@@ -229,20 +229,20 @@ class SplineFlow(_ContextFlow):
         )
 
     def flow(self, index: int, context: Array) -> Flow:
-        """Flow `index`, bent by the context."""
+        """Return flow `index`, conditioned on the context."""
         return SplineCoupling(self.conditioners[index], context, parity=index % 2)
 
 
 def make_posterior(
     name: PosteriorName, latent_dim: int, *, num_categories: int | None = None, rngs: nnx.Rngs
 ) -> Posterior:
-    """The posterior module of this name.
+    """Return the posterior module of this name.
 
     Args:
-        name: which family q(z|x) is from.
+        name: the family of q(z|x).
         latent_dim: D.
-        num_categories: C, for "categorical" alone.
-        rngs: where the initial weights of a flow come from.
+        num_categories: C, for "categorical" only.
+        rngs: source of the initial weights of a flow.
 
     Raises:
         InputError: the name is not one of `PosteriorName`, or `num_categories` is missing, below 2,

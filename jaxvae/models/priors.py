@@ -1,4 +1,4 @@
-"""Priors that are learned: each is a module `() -> p(z)`, for `VAE(..., prior=...)`."""
+"""Learned priors, each a module `() -> p(z)` for `VAE(..., prior=...)`."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
@@ -23,15 +23,15 @@ FlowName: TypeAlias = Literal["spline", "masked_autoregressive"]
 
 
 class MixturePrior(nnx.Module):
-    """`p(z) = sum_c w[c] N(loc[c], diag(softplus(raw_variance[c]) + 1e-8))`, `w = 1 / C` or learned.
+    """A mixture: `p(z) = sum_c w[c] N(loc[c], diag(softplus(raw_variance[c]) + 1e-8))`, `w = 1 / C` or learned.
 
-    `loc` and `raw_variance` begin as normal draws of variance 1 / (C D).
+    `loc` and `raw_variance` are initialised with normal draws of variance 1 / (C D).
 
     Args:
         latent_dim: D.
         num_components: C.
-        learn_weights: whether `w = softmax(logits)` is learned, from equal weights on.
-        rngs: where the initial values come from.
+        learn_weights: whether `w = softmax(logits)` is learned, starting from equal weights.
+        rngs: source of the initial values.
 
     Source: Stanford CS236 (2018), problem set 2, problem 2.
     """
@@ -61,18 +61,18 @@ class MixturePrior(nnx.Module):
 
 
 class FlowPrior(nnx.Module):
-    """`log p(z) = log N(f(z); 0, I) + log|det df/dz|`, f a chain of flows.
+    """A flow prior: `log p(z) = log N(f(z); 0, I) + log|det df/dz|`, f a chain of flows.
 
-    The flows run from z to the noise, so that the density, which every step needs, is one pass
-    through them; a sample is their inverse of a normal draw.
+    The flows map z to the noise, so that the density, which every training step needs, takes one pass
+    through them; a sample is the inverse of f at a normal draw.
 
     Args:
         latent_dim: D.
-        num_flows: how many flows f is made of.
-        flow: "spline", couplings whose inverse is as cheap; or "masked_autoregressive", which
-            bends every entry by those before it and whose inverse takes D passes.
+        num_flows: the number of flows in f.
+        flow: "spline", couplings whose inverse is equally cheap; or "masked_autoregressive", which
+            transforms every entry given the entries before it and whose inverse takes D passes.
         hidden: widths of the hidden layers of each flow's network.
-        rngs: where the initial weights come from.
+        rngs: source of the initial weights.
 
     Source: Papamakarios, Pavlakou and Murray (2017), "Masked autoregressive flow for density
     estimation"; Durkan et al. (2019), "Neural spline flows".
@@ -123,7 +123,7 @@ def prior_rngs(key: PRNGKey) -> nnx.Rngs:
 
 
 def require_real_latents(posterior: PosteriorName) -> None:
-    """Refuse a posterior of discrete latents under a prior that is a density.
+    """Refuse a posterior over discrete latents for a prior over real latents.
 
     Raises:
         InputError: the posterior is "bernoulli" or "categorical".

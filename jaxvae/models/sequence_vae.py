@@ -1,4 +1,4 @@
-"""Aligned sequences: a VAE whose every column is one of C residues."""
+"""A VAE of aligned sequences, in which every column is one of C residues."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from jaxvae.types import PRNGKey
 
 
 class SequenceDecoder(nnx.Module):
-    """Logits of C residues in each of L columns, through a dictionary that all columns share.
+    """A decoder to the logits of C residues in each of L columns, with a dictionary shared by all columns.
 
-    `logits[c, l] = sum_k profile(z)[l, k] * dictionary[k, c] + bias[c, l]`, with `profile` an MLP:
-    what residues have in common, such as charge or size, is learned once and not in every column.
+    `logits[c, l] = sum_k profile(z)[l, k] * dictionary[k, c] + bias[c, l]`, with `profile` an MLP. The
+    dictionary learns properties that residues share, such as charge or size, once for all columns.
 
     Args:
         latent_dim: D.
@@ -25,9 +25,9 @@ class SequenceDecoder(nnx.Module):
         num_columns: L.
         num_symbols: C.
         dictionary_size: K, the size of the dictionary.
-        activation: what follows each hidden layer.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SequenceDecoder(nnx.Module):
         )
 
     def __call__(self, z: Float[Array, "D"]) -> Float[Array, "C L"]:
-        """Logits of one sequence."""
+        """Return the logits of one sequence."""
         profile = self.profile(z).reshape(-1, self.dictionary_size)
         return self.dictionary(profile).T + self.bias[...]
 
@@ -74,13 +74,13 @@ def sequence_vae(
     activation: Activation = "relu",
     initializer: Initializer = "glorot_uniform",
 ) -> VAE:
-    """A VAE of aligned sequences: categorical columns, independent given z.
+    """Return a VAE of aligned sequences, with categorical columns that are independent given z.
 
     `p(z) = N(0, I)`, `q(z|x) = N(mean(x), diag variance(x))` from the one-hot columns, and
     `log p(x|z) = sum_l log softmax(logits(z)[:, l])[x[l]]`.
 
-    Weights of similar sequences come with the batch as `weight`, unknown residues as `mask`; to the
-    encoder an unknown residue is of class 0, which is the gap in what `jaxvae.data.load` reads.
+    A batch may have weights of sequences as `weight`, and unknown residues as zeros of `mask`. To the
+    encoder an unknown residue is of class 0, which is the gap in the data of `jaxvae.data.load`.
 
     Args:
         key: one typed key, for the initial weights.
@@ -88,8 +88,8 @@ def sequence_vae(
         num_symbols: C, 20 amino acids and the gap by default.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        dictionary_size: K, the size of the dictionary that the columns share, see `SequenceDecoder`.
-        activation: what follows each hidden layer.
+        dictionary_size: K, the size of the shared dictionary, see `SequenceDecoder`.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
 
     Returns:
@@ -105,8 +105,8 @@ def sequence_vae(
 
     Source: Riesselman, Ingraham and Marks (2018), "Deep generative models of genetic variation
     capture the effects of mutations".
-    Departs from the source: the decoder's weights are points, without a posterior or a sparsity
-    prior over them; there is no temperature; hidden layers are smaller, mirrored, and alike in
+    Departs from the source: the decoder's weights are point estimates, without a posterior or a
+    sparsity prior; there is no temperature; hidden layers are smaller, mirrored, and have the same
     activation.
     """
     require_key(key)

@@ -1,4 +1,4 @@
-"""M2, the semi-supervised VAE: a class y and a continuous z both make x, and y is often not seen."""
+"""M2, the semi-supervised VAE: latents are a class y, often unobserved, and a continuous z."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,19 +35,19 @@ from jaxvae.types import Label, PRNGKey
 
 
 class ClassMLP(ProductLayer):
-    """The MLP of [x, one-hot y], for all C classes of one x at once.
+    """An MLP of [x, one-hot y], evaluated for all C classes of one x at once.
 
-    The first layer on [x, y] is `x @ x_kernel + y_kernel[y] + bias`: the product with x, the widest
-    of the network, is the same for every class and is taken once.
+    The first layer of [x, y] is `x @ x_kernel + y_kernel[y] + bias`: the product with x, the largest
+    of the network, is the same for every class and is computed once.
 
     Args:
         in_features: size of the flattened x.
         num_classes: C.
         hidden: width of each hidden layer; `()` makes the network linear.
         out_features: size of the output for each class.
-        activation: what follows each hidden layer.
-        initializer: how the initial weights are drawn, those of an MLP of [x, y].
-        rngs: where they come from.
+        activation: the activation after each hidden layer.
+        initializer: how the initial weights are drawn, as for an MLP of [x, y].
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class ClassMLP(ProductLayer):
         self.activation = activation_function(activation)
 
     def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "C out_features"]:
-        """The output for every class."""
+        """Return the output for every class."""
         return jax.vmap(self._from_first)(self._of_x(x)[None] + self.y_kernel[...])
 
     def of_class(
         self, x: Float[Array, "*event"], y: Float[Array, "C"]
     ) -> Float[Array, "out_features"]:
-        """The output for one class, given as a one-hot vector."""
+        """Return the output for one class, given as a one-hot vector."""
         return self._from_first(self._of_x(x) + y @ self.y_kernel[...])
 
     def _of_x(self, x: Array) -> Array:
@@ -88,7 +88,7 @@ class ClassMLP(ProductLayer):
 
 
 class SSVAE(nnx.Module):
-    """`p(y) p(z) p(x|y, z)` with `q(y|x) q(z|x, y)`: M2, the latent [y, z] with y one-hot.
+    """The model M2, `p(y) p(z) p(x|y, z)` with `q(y|x) q(z|x, y)`; the latent is [y, z] with y one-hot.
 
     `p(y) = 1 / C`, `p(z) = N(0, I)`, `q(y|x) = softmax(classifier(x))`, `q(z|x, y) = N(mean, diag variance)`
     from the encoder of [x, y], `p(x|y, z)` from the decoder of [y, z].
@@ -100,7 +100,7 @@ class SSVAE(nnx.Module):
     Args:
         classifier: `output.features(x)` of one example -> logits [C].
         encoder: features -> [mean, raw] of z for every class [C, 2 D], see `ClassMLP`.
-        decoder: [y, z] -> the P numbers for each value of x that `output` takes.
+        decoder: [y, z] -> P parameters for each value of x, the input of `output`.
         output: the likelihood, [P, *event] -> p(x|y, z).
         num_classes: C.
         latent_dim: D, the size of z; the latent as a whole has C + D entries.
@@ -126,7 +126,7 @@ class SSVAE(nnx.Module):
         self.num_classes, self.latent_dim = num_classes, latent_dim
 
     def prior(self) -> dist.Distribution:
-        """p(y) p(z): uniform classes, and N(0, I) whatever the class."""
+        """p(y) p(z): uniform over classes, and N(0, I) for every class."""
         shape = self.num_classes, self.latent_dim
         return ClassConditional(jnp.zeros(self.num_classes), jnp.zeros(shape), jnp.ones(shape))
 
@@ -153,16 +153,16 @@ class SSVAE(nnx.Module):
         """The plain model p(z) p(x|y, z), q(z|x, y) with the class y bound: a bound on log p(x|y).
 
         Args:
-            y: the class, 0 to C - 1; it may be traced, and is then trusted to be in range.
+            y: the class, an integer from 0 to C - 1. A traced y outside this range gives NaN.
 
         Raises:
-            InputError: y is no integer, or not a class.
+            InputError: y is not an integer, or not a class.
         """
         return GivenLabel(self, require_class(y, self.num_classes))
 
 
 class GivenLabel(NamedTuple):
-    """M2 with the class bound: a VAE over z alone."""
+    """M2 with its class bound: a VAE with the latent z alone."""
 
     model: SSVAE
     y: Int[Array, ""]
@@ -199,7 +199,7 @@ def ssvae(
     initializer: Initializer = "lecun_normal",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
 ) -> SSVAE:
-    """M2 with fully connected classifier, encoder and decoder, the decoder's layers mirrored.
+    """Return M2 with fully connected classifier, encoder and decoder; the decoder mirrors the encoder's layers.
 
     Args:
         key: one typed key, for the initial weights.
@@ -207,11 +207,11 @@ def ssvae(
         num_classes: C, at least 2.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        classifier_hidden: widths of the classifier's; those of the encoder if not given.
-        activation: what follows each hidden layer of encoder and decoder.
-        classifier_activation: what follows each hidden layer of the classifier.
+        classifier_hidden: widths of the classifier's hidden layers; those of the encoder if not given.
+        activation: the activation after each hidden layer of encoder and decoder.
+        classifier_activation: the activation after each hidden layer of the classifier.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
+        likelihood: p(x|y, z), a name or a module, see `jaxvae.models.likelihoods`.
 
     Returns:
         A model over the latent [y, z], [C + D]; train it with `jaxvae.semi_supervised`.
@@ -226,7 +226,7 @@ def ssvae(
 
     Source: Kingma, Rezende, Mohamed and Welling (2014), "Semi-supervised learning with deep
     generative models", M2; the default sizes are those of Stanford's CS236 (2018), problem set 2.
-    Departs from the source: softplus networks of one hidden layer there.
+    Departs from the source: the source has softplus networks of one hidden layer.
     """
     require_key(key)
     shape = require_event_shape(event_shape)

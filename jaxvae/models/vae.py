@@ -1,4 +1,4 @@
-"""The variational autoencoder: an encoder, a family of posteriors with its prior, a decoder."""
+"""The variational autoencoder: an encoder, a family of posteriors with its prior, and a decoder."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,18 +22,18 @@ from jaxvae.types import PRNGKey
 
 
 class VAE(nnx.Module):
-    """p(z), q(z|x) from the encoder's output, p(x|z) from the decoder's.
+    """A variational autoencoder: p(z), q(z|x) from the encoder's output, p(x|z) from the decoder's output.
 
     Args:
-        encoder: `output.features(x)` of one example -> what `family` takes, [2 D] for the default.
-        decoder: z -> the P numbers for each value of x that `output` takes: [P, *event], or any
+        encoder: `output.features(x)` of one example -> the input of `family`, [2 D] for the default.
+        decoder: z -> P parameters for each value of x, the input of `output`: [P, *event], or any
             shape of that size and order.
         output: the likelihood, [P, *event] -> p(x|z).
         latent_dim: D.
         event_shape: shape of one example.
-        family: q(z|x) and the prior that belongs to it; if not given, q(z|x) = N(mean(x),
-            diag variance(x)) and p(z) = N(0, I).
-        prior: `() -> p(z)`, a module to learn it; if not given, that of the family.
+        family: the family of q(z|x) with its prior; if not given, q(z|x) = N(mean(x), diag variance(x))
+            and p(z) = N(0, I).
+        prior: `() -> p(z)`, a module if it is learned; the prior of the family if not given.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class VAE(nnx.Module):
         self.latent_dim, self.event_shape = latent_dim, event_shape
 
     def prior(self) -> dist.Distribution:
-        """p(z): its own, or that of the family, N(0, I) for the default."""
+        """p(z): the given prior, or else the prior of the family, N(0, I) for the default family."""
         return self.family.prior() if self.own_prior is None else self.own_prior()
 
     def posterior(self, x: Float[Array, "*event"]) -> dist.Distribution:
@@ -80,25 +80,25 @@ def vae(
     num_categories: int | None = None,
     prior: Callable[[], dist.Distribution] | None = None,
 ) -> VAE:
-    """A VAE with fully connected encoder and decoder, the decoder's layers mirrored.
+    """Return a VAE with fully connected encoder and decoder; the decoder mirrors the encoder's layers.
 
     Args:
         key: one typed key, for the initial weights.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the size of z.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        network: what the hidden layers are: "mlp", linear layers each followed by the activation;
+        network: the type of the hidden layers: "mlp", linear layers each followed by the activation;
             "gated", `(A h + a) * sigmoid(B h + b)`; "residual", `h + W2 act(W1 act(h) + b1) + b2`.
         activation: the nonlinearity, tanh if not given; "gated" has its own and takes none.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module.
-        posterior: what q(z|x) is, with the prior that belongs to it. Under N(0, I): "diagonal" and
+        likelihood: p(x|z), a name or a module, see `jaxvae.models.likelihoods`.
+        posterior: the family of q(z|x), which also sets the prior. With the prior N(0, I): "diagonal" and
             "full_covariance" normals, and the flows "planar", "iaf" (inverse autoregressive) and
-            "spline" over a diagonal normal; "laplace" under Laplace(0, 1); "bernoulli" (D bits)
-            and "categorical" (D one-hot vectors, z of D * num_categories) under the uniform.
-        num_categories: C, of each categorical latent; for posterior="categorical" alone.
-        prior: `() -> p(z)`, an `nnx.Module` to learn it, in the place of the one that belongs to the
-            posterior; see `jaxvae.models.priors` for some.
+            "spline" over a diagonal normal; with Laplace(0, 1): "laplace"; with the uniform prior:
+            "bernoulli" (D bits) and "categorical" (D one-hot vectors, z of D * num_categories).
+        num_categories: C, the number of classes of each categorical latent, for posterior="categorical" only.
+        prior: `() -> p(z)`, an `nnx.Module` if it is learned, which replaces the prior set by `posterior`;
+            see `jaxvae.models.priors`.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.

@@ -1,4 +1,4 @@
-"""The VAE whose prior is the mixture of its own posteriors at learned pseudo-inputs."""
+"""A VAE whose prior is a mixture of its own posteriors at learned pseudo-inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,11 +22,11 @@ from jaxvae.networks import Activation, DenseName, Initializer
 from jaxvae.types import AnyArray, InputError, PRNGKey
 
 EDGE = 0.01
-"""How far given pseudo-inputs are moved inwards from the ends of their range."""
+"""The least distance of given pseudo-inputs from the ends of their range; those nearer are moved inwards."""
 
 
 class Range(NamedTuple):
-    """Where pseudo-inputs lie: the map from the reals, its inverse, and how they begin."""
+    """A range of pseudo-inputs: the map from the reals, its inverse, the moments of initial draws, and the ends."""
 
     squash: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
@@ -53,18 +53,18 @@ RANGES: tuple[tuple[Constraint, Range], ...] = (
     (constraints.nonnegative, POSITIVE),
     (constraints.nonnegative_integer, POSITIVE),
 )
-"""The supports of x that pseudo-inputs can range over, between the values that x takes too."""
+"""The supports of x for which pseudo-inputs exist; a pseudo-input may lie between the values of x."""
 
 
 class PseudoInputs(nnx.Module):
-    """C learned inputs in the range of the data: between 0 and 1, above 0, or any reals.
+    """C learned pseudo-inputs in the range of the data: between 0 and 1, above 0, or any reals.
 
     Args:
-        values: how they begin [C, *event], within the range.
-        support: where one value of x lies.
+        values: the initial pseudo-inputs [C, *event], within the range.
+        support: the support of one value of x.
 
     Raises:
-        InputError: no range belongs to the support, or values lie outside of it.
+        InputError: the support has no range, or values lie outside of it.
     """
 
     def __init__(self, values: Float[Array, "C *event"], support: Constraint):
@@ -78,15 +78,15 @@ class PseudoInputs(nnx.Module):
         self.raw = nnx.Param(self.range.inverse(jnp.clip(values, low + EDGE, high - EDGE)))
 
     def __call__(self) -> Float[Array, "C *event"]:
-        """The inputs."""
+        """Return the pseudo-inputs."""
         return self.range.squash(self.raw[...])
 
 
 def range_of(support: Constraint) -> Range:
-    """The range of pseudo-inputs for data of this support.
+    """Return the range of pseudo-inputs for data with this support.
 
     Raises:
-        InputError: there is none, as for class numbers, between which there is nothing.
+        InputError: the support has no range, as for class numbers, which cannot vary smoothly.
     """
     if isinstance(support, Levels):
         return UNIT
@@ -116,7 +116,7 @@ class VampPriorVAE(VAE):
         self.pseudo_inputs = pseudo_inputs
 
     def prior(self) -> dist.Distribution:
-        """p(z), from one pass of the pseudo-inputs through the encoder, whatever the batch."""
+        """p(z), from one pass of the pseudo-inputs through the encoder, independent of the batch."""
         q: Any = jax.vmap(self.posterior)(self.pseudo_inputs())
         loc, scale = q.base_dist.loc, q.base_dist.scale
         return DiagonalNormalMixture(jnp.zeros(loc.shape[0]), loc, scale)
@@ -135,28 +135,27 @@ def vampprior(
     initializer: Initializer = "glorot_uniform",
     likelihood: LikelihoodName | Likelihood = "bernoulli",
 ) -> VampPriorVAE:
-    """A VAE with `p(z) = 1/C sum_c q(z|u[c])`: a variational mixture of posteriors.
+    """Return a VAE with `p(z) = 1/C sum_c q(z|u[c])`, a variational mixture of posteriors.
 
-    The pseudo-inputs u are learned, and pass through the encoder that x passes through. They stay in
-    the range of the data: for bits and values in [0, 1] they are sigmoids of what is learned, for
-    counts and positive values softplus of it, for reals the reals themselves. The closed form of
-    KL(q(z|x) || p(z)) is not known: use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`, where the
-    entropy of q is exact.
+    The pseudo-inputs u are learned and pass through the same encoder as x. They stay in the range of
+    the data: they are the sigmoid of learned reals for bits and values in [0, 1], the softplus for
+    counts and positive values, and the reals themselves for reals. KL(q(z|x) || p(z)) has no closed
+    form: use `jv.elbo(kl="monte_carlo")`, or `kl="entropy"`, in which the entropy of q is exact.
 
     Args:
         key: one typed key, for the initial values.
         event_shape: shape of one example, without a batch axis.
         latent_dim: D, the size of z.
         num_pseudo_inputs: C.
-        pseudo_inputs: how u begins [C, *event], such as C training examples; they are moved inwards
-            by 0.01 from the ends of the range. If not given, u is drawn: about 0.05 +- 0.01 for bits
-            and values in [0, 1], 1 +- 0.2 for counts, 0 +- 1 for reals.
+        pseudo_inputs: initial u [C, *event], such as C training examples, clipped to a distance of
+            0.01 from the ends of the range. If not given, u is drawn: 0.05 +- 0.01 for bits and values
+            in [0, 1], 1 +- 0.2 for counts and positive values, 0 +- 1 for reals.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        network: what the hidden layers are, see `vae`; the source has "gated" ones.
+        network: the type of the hidden layers, see `vae`; the source has "gated" ones.
         activation: the nonlinearity, tanh if not given; network="gated" takes none.
         initializer: how the initial weights are drawn, see `jaxvae.networks.linear`.
-        likelihood: what x is made of, see `jaxvae.models.likelihoods`: a name or a module; not
-            categories, between which there is nothing to learn.
+        likelihood: p(x|z), a name or a module, see `jaxvae.models.likelihoods`; not
+            "categorical", since pseudo-inputs cannot vary smoothly between classes.
 
     Returns:
         A model: a pytree that can be passed to `jax.jit`, `jax.grad` and optax.
@@ -169,8 +168,8 @@ def vampprior(
     ((5, 8, 8), (5, 2))
 
     Source: Tomczak and Welling (2018), "VAE with a VampPrior".
-    Departs from the source: plain layers by default; sigmoid, not hard tanh, whose gradient is
-    zero for ever where a pseudo-input has once left [0, 1].
+    Departs from the source: plain layers by default; a sigmoid, not a hard tanh, whose gradient is zero
+    once a pseudo-input has left [0, 1], so that it never returns.
     """
     require_positive(latent_dim=latent_dim, num_pseudo_inputs=num_pseudo_inputs)
     range_of(make_likelihood(likelihood).support)

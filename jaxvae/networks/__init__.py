@@ -1,4 +1,4 @@
-"""Encoders and decoders: functions of one example, as `flax.nnx` modules."""
+"""Encoders and decoders as `flax.nnx` modules, each a function of one example."""
 
 from jaxvae.networks.autoregressive import GRU, MarkovMLP, MaskedMLP
 from jaxvae.networks.convolutional import (

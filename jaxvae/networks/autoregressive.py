@@ -1,13 +1,13 @@
-"""Networks of which output k sees the values before k and a context: masked, recurrent, Markov.
+"""Autoregressive networks, whose output k depends on the values before k and a context: masked, recurrent, Markov.
 
-All say the same in two ways. Of a whole x at once, as scoring needs it:
+Each computes the same parameters in two ways. For a whole x at once, which scoring uses:
 
-    network(features [N, F], context [C]) -> [P, N]         P numbers for each of N values
+    network(features [N, F], context [C]) -> [P, N]         P parameters for each of N values
 
-and value by value, as drawing needs it, where each value is known only after its numbers are:
+and value by value, which sampling uses, since the parameters of a value depend on the values drawn before it:
 
     state = network.start(context)
-    network.params(state, k, context) -> [P]                the same numbers, column k
+    network.params(state, k, context) -> [P]                the same parameters, column k
     state = network.advance(state, k, features of value k, context)
 """
 
@@ -31,20 +31,20 @@ Index: TypeAlias = Int[Array, ""] | int
 
 
 class MaskedMLP(nnx.Module):
-    """All outputs in one pass, by weights that are masked so that output k sees values before k.
+    """A masked MLP: all outputs in one pass, with weights masked so that output k depends on values before k.
 
     Args:
-        size: N, how many values.
-        context_size: C, which all outputs see.
+        size: N, the number of values.
+        context_size: C; all outputs depend on the context.
         hidden: widths of the hidden layers.
         num_features: F, inputs for each value.
         num_outputs: P, outputs for each value.
         reverse: whether the last value comes first.
-        direct: whether weights also lead from the inputs straight to the outputs; without them, what
-            k sees passes through hidden units, and fewer units than values blur the nearest ones.
-        activation: what follows each hidden layer.
+        direct: whether masked weights also connect the inputs directly to the outputs. Without them all
+            information passes through the hidden units, which lose detail if they are fewer than the values.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
 
     Source: Germain et al. (2015), "MADE: masked autoencoder for distribution estimation".
     """
@@ -75,7 +75,7 @@ class MaskedMLP(nnx.Module):
     def __call__(
         self, x: Float[Array, "N F"] | Float[Array, "N"], context: Float[Array, "C"]
     ) -> Float[Array, "P N"]:
-        """P numbers for every value."""
+        """Return P parameters for every value."""
         layers = list(self.layers)
         direct = layers.pop() if self.direct else None
         h = inputs = jnp.concatenate([x.reshape(-1), context])
@@ -88,7 +88,7 @@ class MaskedMLP(nnx.Module):
         return output.reshape(self.num_outputs, self.size)
 
     def _masks(self, hidden: tuple[int, ...]) -> list[np.ndarray]:
-        """Those of `made_masks`, with F rows for each value and P columns."""
+        """The masks of `made_masks`, with F rows and P columns for each value."""
         masks = made_masks(self.size, self.context_size, hidden, reverse=self.reverse)
         repeats = np.repeat([self.num_features, 1], [self.size, self.context_size])
         masks[0] = np.repeat(masks[0], repeats, axis=0)
@@ -96,18 +96,18 @@ class MaskedMLP(nnx.Module):
         return masks
 
     def start(self, context: Float[Array, "C"]) -> Float[Array, "N F"]:
-        """No value known: zeros stand where they will be."""
+        """Return the state before the first value: zeros in place of all features."""
         del context
         return jnp.zeros((self.size, self.num_features))
 
     def params(self, state: Float[Array, "N F"], k: Index, context: Float[Array, "C"]) -> Array:
-        """The numbers [P] of value k: a whole pass."""
+        """Return the parameters [P] of value k, by a pass of the whole network."""
         return self(state, context)[:, k]
 
     def advance(
         self, state: Array, k: Index, features: Float[Array, "F"], context: Float[Array, "C"]
     ) -> Array:
-        """The features of value k in their place."""
+        """Return the state with the features of value k filled in."""
         del context
         return state.at[k].set(features)
 
@@ -119,25 +119,25 @@ def _masked(layer: nnx.Linear, mask: np.ndarray, h: Array) -> Array:
 
 
 class GRU(nnx.Module):
-    """Gated recurrent units that read the values in turn; output k is linear in the state before k.
+    """A network of gated recurrent units that reads the values in order; output k is linear in the state before k.
 
-    Layer by layer, with a the input projected and b the state projected:
+    In each layer, with a the projected input and b the projected state:
     `h = update * h + (1 - update) * tanh(a_new + reset * b_new)`, `reset, update = sigmoid(a + b)`. The
     first layer's input is the features of a value and the context; the states start from
     `tanh(linear(context))`.
 
     Args:
-        size: N, how many values.
-        context_size: C; with 0 the states start from zeros.
-        hidden: the width of each layer, at least one.
+        size: N, the number of values.
+        context_size: C; if 0, the states start from zeros.
+        hidden: the width of each layer; at least one layer.
         num_features: F, inputs for each value.
         num_outputs: P, outputs for each value.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
 
     Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder".
-    Departs from the source: the reset gate acts after the product with the state, not before, which
-    makes of a step one product.
+    Departs from the source: the reset gate acts after the product with the state, not before, so that
+    a step takes one product.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class GRU(nnx.Module):
     def __call__(
         self, features: Float[Array, "N F"], context: Float[Array, "C"]
     ) -> Float[Array, "P N"]:
-        """P numbers for every value: a scan over values for each layer, all else at once."""
+        """Return P parameters for every value: one scan over values per layer; the projections are batched."""
         h = jax.vmap(lambda value: jnp.concatenate([value, context]))(features[:-1])
         first = self.start(context)
         for layer, begin in enumerate(first):
@@ -188,14 +188,14 @@ class GRU(nnx.Module):
         return update * h + (1 - update) * candidate
 
     def start(self, context: Float[Array, "C"]) -> tuple[Array, ...]:
-        """The state of each layer before the first value."""
+        """Return the state of each layer before the first value."""
         if self.initial is None:
             return tuple(jnp.zeros(width) for width in self.hidden)
         ends = np.cumsum(self.hidden)[:-1].tolist()
         return tuple(jnp.split(jnp.tanh(self.initial(context)), ends))
 
     def params(self, state: tuple[Array, ...], k: Index, context: Float[Array, "C"]) -> Array:
-        """The numbers [P] of the next value."""
+        """Return the parameters [P] of the next value."""
         del k, context
         return self.head(state[-1])
 
@@ -206,7 +206,7 @@ class GRU(nnx.Module):
         features: Float[Array, "F"],
         context: Float[Array, "C"],
     ) -> tuple[Array, ...]:
-        """The states after one more value."""
+        """Return the states after one more value."""
         del k
         h, after = jnp.concatenate([features, context]), []
         for layer, before in enumerate(state):
@@ -216,22 +216,22 @@ class GRU(nnx.Module):
 
 
 class MarkovMLP(nnx.Module):
-    """One small MLP for every value, of the m values before it, its position and the context.
+    """One small MLP shared by all values; its input is the m values before, the position and the context.
 
-    Before the first value stand zeros, which the position tells from values. The position is a
-    vector that is learned.
+    Zeros stand in for values before the first; the position lets the MLP distinguish them from values. Each
+    position has a learned vector.
 
     Args:
-        size: N, how many values.
+        size: N, the number of values.
         context_size: C.
         hidden: widths of the hidden layers.
         order: m, at least 1.
         num_features: F, inputs for each value.
         num_outputs: P, outputs for each value.
-        position_size: length of the vector that stands for a position.
-        activation: what follows each hidden layer.
+        position_size: length of the learned vector of a position.
+        activation: the activation after each hidden layer.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class MarkovMLP(nnx.Module):
     def __call__(
         self, features: Float[Array, "N F"], context: Float[Array, "C"]
     ) -> Float[Array, "P N"]:
-        """P numbers for every value: the MLP of all positions at once."""
+        """Return P parameters for every value: the MLP at all positions at once."""
         size = features.shape[0]
         padded = jnp.concatenate([self.start(context), features])
         windows = padded[np.arange(size)[:, None] + np.arange(self.order)]
@@ -268,18 +268,18 @@ class MarkovMLP(nnx.Module):
         return each(windows, jnp.arange(size)).T
 
     def start(self, context: Float[Array, "C"]) -> Float[Array, "m F"]:
-        """Zeros before the first value."""
+        """Return zeros in place of the m values before the first."""
         del context
         return jnp.zeros((self.order, self.num_features))
 
     def params(self, state: Float[Array, "m F"], k: Index, context: Float[Array, "C"]) -> Array:
-        """The numbers [P] of value k."""
+        """Return the parameters [P] of value k."""
         return self.mlp(jnp.concatenate([state.reshape(-1), self.positions[...][k], context]))
 
     def advance(
         self, state: Array, k: Index, features: Float[Array, "F"], context: Float[Array, "C"]
     ) -> Array:
-        """The last m values."""
+        """Return the features of the last m values."""
         del k, context
         return jnp.concatenate([state[1:], features[None]])
 

@@ -1,4 +1,4 @@
-"""Convolutional encoders and decoders of images of any size."""
+"""Convolutional encoders and decoders for images of any size."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,14 +23,14 @@ from jaxvae.types import InputError
 
 ConvolutionalName: TypeAlias = Literal["conv", "residual_conv"]
 
-KERNEL, STRIDE = 4, 2  # a multiple of the stride, so that every output sees as many inputs
+KERNEL, STRIDE = 4, 2  # a multiple of the stride, so that every output depends on as many inputs
 
 
 def level_sizes(size: Size, num_levels: int) -> list[Size]:
-    """Height and width before the first level and after each: halved, rounded up.
+    """Return height and width before the first level and after each level, which halves them, rounded up.
 
     Raises:
-        InputError: the image is so small that a level would have nothing to halve.
+        InputError: the image is too small to be halved by every level.
     """
     smallest = 2 ** (num_levels - 1) + 1
     if num_levels and min(size) < smallest:
@@ -46,7 +46,7 @@ def level_sizes(size: Size, num_levels: int) -> list[Size]:
 
 
 def image_shape(shape: Sequence[int], name: str = "event_shape") -> tuple[int, int, int]:
-    """Height, width and number of channels: 1 for [H, W], the product of all axes after those two.
+    """Return height, width and number of channels: the product of all axes after the second, 1 for [H, W].
 
     Raises:
         InputError: there are fewer than two axes.
@@ -60,7 +60,7 @@ def image_shape(shape: Sequence[int], name: str = "event_shape") -> tuple[int, i
 
 
 class Convolution(ProductLayer):
-    """`y[i, j] = bias + sum_ab x[s i + a - lo, s j + b - lo] @ kernel[a, b]`, zeros beyond the edges.
+    """`y[i, j] = bias + sum_ab x[s i + a - lo, s j + b - lo] @ kernel[a, b]`, zero-padded.
 
     [H, W, C] becomes [ceil(H / s), ceil(W / s), O], with `lo = (k - s) // 2`.
 
@@ -70,7 +70,7 @@ class Convolution(ProductLayer):
         kernel_size: k, a multiple of the stride.
         stride: s.
         initializer: see `linear`; the fan-in is k k C.
-        rngs: where the weights come from.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Convolution(ProductLayer):
 
 
 class TransposedConvolution(ProductLayer):
-    """The adjoint of `Convolution`, from its [h, w, C] back to the recorded size: [H, W, O].
+    """The adjoint of `Convolution`, from [h, w, C] to the larger size [H, W, O] given by `size`.
 
     `y[s i + a - lo, s j + b - lo] += kernel[a, b] @ x[i, j]` over all i, j, a, b; plus the bias.
 
@@ -110,8 +110,8 @@ class TransposedConvolution(ProductLayer):
         size: H and W; the input is [ceil(H / s), ceil(W / s), C].
         kernel_size: k, a multiple of the stride.
         stride: s.
-        initializer: see `linear`; the fan-in is (k / s)^2 C, what one output sees.
-        rngs: where the weights come from.
+        initializer: see `linear`; the fan-in is (k / s)^2 C, the number of inputs of one output.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class TransposedConvolution(ProductLayer):
 
 
 class ConvolutionalBlock(nnx.Module):
-    """`h + conv2(act(conv1(act(h))))` with 3 x 3 kernels and one number of channels.
+    """A residual block, `h + conv2(act(conv1(act(h))))`, with 3 x 3 kernels and the same number of channels.
 
     Source: He et al. (2016), "Identity mappings in deep residual networks". Departs from the source:
     no batch normalisation, which couples examples.
@@ -162,21 +162,21 @@ class ConvolutionalBlock(nnx.Module):
         self.activation = activation_function(activation)
 
     def __call__(self, h: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        """H and what the block adds to it."""
+        """Return h plus the block's residual."""
         return h + self.second(self.activation(self.first(self.activation(h))))
 
 
 class ConvolutionalEncoder(nnx.Module):
-    """Image -> vector: at each level a 4 x 4 convolution of stride 2 and an activation; linear output.
+    """A map from an image to a vector: per level a 4 x 4 convolution of stride 2 and an activation; linear output.
 
     Args:
         in_shape: shape of the input, (H, W) or (H, W, ..); axes after the second are channels.
         channels: number of channels of each level.
         out_features: size of the output.
-        activation: what follows each level.
+        activation: the activation after each level.
         initializer: how the initial weights are drawn, see `linear`.
         network: "conv"; "residual_conv" has a residual block before each activation.
-        rngs: where the weights come from.
+        rngs: source of the initial weights.
 
     Raises:
         InputError: an argument is out of its range, or the image too small for the levels.
@@ -220,19 +220,19 @@ class ConvolutionalEncoder(nnx.Module):
 
 
 class ConvolutionalDecoder(nnx.Module):
-    """Vector -> P images: a linear layer, then at each level an activation and a transposed convolution.
+    """A map from a vector to P images: a linear layer, then per level an activation and a transposed convolution.
 
-    The levels of a `ConvolutionalEncoder` in reverse, each back to exactly the size that its
-    convolution started from, so any height and width comes out as it went in.
+    The levels are those of a `ConvolutionalEncoder` in reverse, and each restores exactly the input size of
+    the encoder's level, so that the output has the height and width of the encoder's image, whatever they are.
 
     Args:
         in_features: size of the input.
         channels: number of channels of each level of the encoder; they are taken in reverse.
         out_shape: (P, *event) with event (H, W) or (H, W, ..).
-        activation: what precedes each transposed convolution.
+        activation: the activation before each transposed convolution.
         initializer: how the initial weights are drawn, see `linear`.
         network: "conv"; "residual_conv" has a residual block before each activation.
-        rngs: where the weights come from.
+        rngs: source of the initial weights.
 
     Raises:
         InputError: an argument is out of its range, or the image too small for the levels.
@@ -273,7 +273,7 @@ class ConvolutionalDecoder(nnx.Module):
         self.out_shape = tuple(out_shape)
 
     def __call__(self, z: Float[Array, "in_features"]) -> Float[Array, "P *event"]:
-        """Map one vector to the P numbers of every value of an image."""
+        """Map one vector to the P parameters of every value of an image."""
         h = self.first(z).reshape(self.small)
         for level, block in zip(self.levels, _each(self.blocks, self.levels), strict=True):
             h = level(self.activation(block(h)))

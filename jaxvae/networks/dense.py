@@ -22,7 +22,7 @@ DEFAULT_ACTIVATION: Activation = "tanh"
 
 
 def activation_function(name: Activation | None) -> Callable[[Array], Array]:
-    """The function of `jax.nn` that has this name; tanh if None.
+    """Return the function of `jax.nn` with this name; tanh if None.
 
     Raises:
         InputError: the name is not one of `Activation`.
@@ -35,18 +35,18 @@ def activation_function(name: Activation | None) -> Callable[[Array], Array]:
 def linear(
     fan_in: int, fan_out: int, *, initializer: Initializer = "lecun_normal", rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """A linear layer with its initial weights.
+    """Return a linear layer with initial weights.
 
     Args:
         fan_in: size of the input.
         fan_out: size of the output.
         initializer: "lecun_normal", variance 1 / fan_in, zero biases; "glorot_uniform", variance
             2 / (fan_in + fan_out), zero biases; "fan_in_uniform", kernel and biases uniform in
-            +-1 / sqrt(fan_in), which is what PyTorch's `nn.Linear` does.
-        rngs: where the weights come from.
+            +-1 / sqrt(fan_in), as in PyTorch's `nn.Linear`.
+        rngs: source of the initial weights.
 
     Raises:
-        InputError: a size is below 1, or the initializer is not known.
+        InputError: a size is below 1, or the initializer is unknown.
     """
     require_positive(layer_size=fan_in)
     require_positive(layer_size=fan_out)
@@ -57,10 +57,10 @@ def linear(
 
 
 def draws(initializer: Initializer, fan_in: int) -> tuple[Draw, Draw]:
-    """How the kernel [fan_in, fan_out] and the biases [fan_out] of a layer are drawn.
+    """Return the initialisers of the kernel [fan_in, fan_out] and the biases [fan_out] of a layer.
 
     Raises:
-        InputError: the initializer is not known.
+        InputError: the initializer is unknown.
     """
     limit = 1 / math.sqrt(fan_in)
     kernels = {
@@ -78,10 +78,10 @@ def draws(initializer: Initializer, fan_in: int) -> tuple[Draw, Draw]:
 
 
 def require_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """The widths of layers as a tuple.
+    """Return the widths of layers as a tuple.
 
     Raises:
-        InputError: they are no sequence of positive integers.
+        InputError: the widths are not a sequence of positive integers.
     """
     if isinstance(widths, str) or not isinstance(widths, Sequence):
         raise InputError(f"{name}: expected a sequence of widths such as (32, 64), got {widths!r}")
@@ -91,10 +91,10 @@ def require_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def flat(x: Float[Array, "*event"], size: int) -> Float[Array, "size"]:
-    """One example as a vector.
+    """Return one example as a vector.
 
     Raises:
-        InputError: it has another number of values, such as those of a batch.
+        InputError: the example does not have `size` values, as when it has a batch axis.
     """
     if x.size != size:
         remedy = (
@@ -111,9 +111,9 @@ class MLP(nnx.Module):
         in_features: size of the flattened input.
         hidden: width of each hidden layer; `()` makes the network linear.
         out_features: size of the output.
-        activation: what follows each hidden layer; tanh if None.
+        activation: the activation after each hidden layer; tanh if None.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Gated(nnx.Module):
         self.gate = linear(in_features, out_features, initializer=initializer, rngs=rngs)
 
     def __call__(self, h: Float[Array, "in_features"]) -> Float[Array, "out_features"]:
-        """Values times gates."""
+        """Return the values times the gates."""
         return self.value(h) * jax.nn.sigmoid(self.gate(h))
 
 
@@ -172,10 +172,10 @@ class GatedMLP(nnx.Module):
         out_features: size of the output.
         activation: None; the gates are the nonlinearity.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
 
     Raises:
-        InputError: an activation is given, or a size is not usable.
+        InputError: an activation is given, or a size is invalid.
 
     Source: Tomczak and Welling (2018), "VAE with a VampPrior", for the gated layers in a VAE.
     """

@@ -13,7 +13,7 @@ _NETWORKS: dict[str, DenseNetwork] = {"mlp": MLP, "gated": GatedMLP, "residual":
 
 
 def dense_network(network: DenseName) -> DenseNetwork:
-    """The class of this name: `(in_features, hidden, out_features, *, activation, initializer, rngs)`.
+    """Return the class of this name, with `(in_features, hidden, out_features, *, activation, initializer, rngs)`.
 
     Raises:
         InputError: the name is not one of `DenseName`.

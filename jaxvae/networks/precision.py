@@ -1,4 +1,4 @@
-"""The precision of the products of a model's networks; everything between them stays float32."""
+"""The precision of matrix products and convolutions in a model's networks; all other operations are float32."""
 
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -15,30 +15,30 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "highest"]
 
 
 class ProductLayer(nnx.Module):
-    """A layer whose products are `jaxvae.rows.rows` or strided convolutions, with its own `precision`.
+    """The base class of layers with a `precision` for their products, `jaxvae.rows.rows` or strided convolutions.
 
-    Derive from it, and hand `self.precision` on to them, so that `with_precision` reaches a layer.
+    A subclass passes `self.precision` to its products, so that `with_precision` applies to it.
     """
 
     precision: Any = None
 
 
 def with_precision(model: T, precision: Precision) -> T:
-    """The same model, whose networks multiply in this precision, forward and backward.
+    """Return a copy of the model whose networks multiply in this precision, forward and backward.
 
-    - "float32": what JAX does with float32 on the device: on GPUs often TensorFloat-32, on CPUs all
-      of float32;
-    - "bfloat16": the operands of each product or convolution are rounded to bfloat16, the activations,
-      weights and cotangents alike, and the products of entries are summed in float32;
-    - "highest": all of float32 on every device; slower on GPUs and TPUs.
+    - "float32": JAX's default for float32 on the device: on GPUs often TensorFloat-32, on CPUs full
+      float32;
+    - "bfloat16": the operands of each product or convolution (activations, weights and cotangents) are
+      rounded to bfloat16, and the products of entries are summed in float32;
+    - "highest": full float32 on every device; slower on GPUs and TPUs.
 
-    Parameters, gradients, activations and all that is computed from them, log-probabilities and the
-    KL above all, are float32 in each. The precision is no array but static, so that checkpoints stay what
-    they are and `jax.jit` compiles anew.
+    Parameters, gradients, activations and everything computed from them, in particular log-probabilities
+    and the KL, are float32 in all three. The precision is static, not an array, so that checkpoints do not
+    change and `jax.jit` compiles again.
 
-    It reaches every `nnx.Linear`, those of modules of your own included, and the layers of
-    `jaxvae.networks`. Not reached: products that are written out, such as `x @ w` in a module of your own,
-    in linear models and mixtures, or in planar flows; they stay what JAX makes of them.
+    It applies to every `nnx.Linear`, also in modules of your own, and to the layers of `jaxvae.networks`. It
+    does not apply to explicit products, such as `x @ w` in a module of your own, in linear models and
+    mixtures, or in planar flows; these keep JAX's default.
 
     Args:
         model: a module, or a pytree of modules.
@@ -48,8 +48,8 @@ def with_precision(model: T, precision: Precision) -> T:
         A copy that shares its arrays with the model.
 
     Raises:
-        InputError: the precision is not known, nothing in the model takes it, or a layer cannot
-            compute in bfloat16, such as `nnx.Conv`.
+        InputError: the precision is unknown, no layer of the model has a precision, or a layer, such as
+            `nnx.Conv`, cannot compute in bfloat16.
 
     >>> import jax.numpy as jnp
     >>> layer = nnx.Linear(1, 1, use_bias=False, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))

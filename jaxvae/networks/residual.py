@@ -16,7 +16,7 @@ from jaxvae.networks.dense import (
 
 
 class ResidualBlock(nnx.Module):
-    """`h + W2 act(W1 act(h) + b1) + b2`, all of one width.
+    """A residual block of constant width, `h + W2 act(W1 act(h) + b1) + b2`.
 
     Source: He et al. (2016), "Identity mappings in deep residual networks".
     """
@@ -34,15 +34,15 @@ class ResidualBlock(nnx.Module):
         self.activation = activation_function(activation)
 
     def __call__(self, h: Float[Array, "width"]) -> Float[Array, "width"]:
-        """H and what the block adds to it."""
+        """Return h plus the block's residual."""
         return h + self.second(self.activation(self.first(self.activation(h))))
 
 
 class ResidualMLP(nnx.Module):
-    """Linear input, one residual block a hidden width, linear output.
+    """A residual network: linear input, one residual block per hidden width, linear output.
 
-    `h = A x + a`, then `h <- h + W2 act(W1 act(h) + b1) + b2` in every block, then `B h + b`. Where two
-    widths differ, a linear layer leads from one to the other.
+    `h = A x + a`, then `h <- h + W2 act(W1 act(h) + b1) + b2` in every block, then `B h + b`. Between
+    blocks of different width there is a linear layer.
 
     Args:
         in_features: size of the flattened input.
@@ -50,10 +50,10 @@ class ResidualMLP(nnx.Module):
         out_features: size of the output.
         activation: the nonlinearity of the blocks; tanh if None.
         initializer: how the initial weights are drawn, see `linear`.
-        rngs: where they come from.
+        rngs: source of the initial weights.
 
     Raises:
-        InputError: a size, the activation or the initializer is not usable.
+        InputError: a size, the activation or the initializer is invalid.
 
     Source: He et al. (2016), "Identity mappings in deep residual networks". Departs from the source:
     no batch normalisation, which couples examples.
@@ -69,7 +69,7 @@ class ResidualMLP(nnx.Module):
         initializer: Initializer = "lecun_normal",
         rngs: nnx.Rngs,
     ):
-        activation_function(activation)  # refused even where no block would use it
+        activation_function(activation)  # an unknown name is refused even if no block would use it
         layers: list[nnx.Module] = []
         width = in_features
         for i, wanted in enumerate(require_widths("hidden", hidden)):

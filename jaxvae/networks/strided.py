@@ -1,16 +1,16 @@
-"""Convolution of images with a stride, and its adjoint, fast under `vmap` and inside loops.
+"""Strided convolution of images and its adjoints, fast under `vmap` and inside loops.
 
 All three functions are derivatives of one trilinear form, `T(x, w, g) = <convolve(x, w), g>`:
-`convolve = dT/dg`, `transposed = dT/dx` and `correlate = dT/dw`, so each is bilinear and has the two others
-as its transposes. Each is a primitive for two reasons. A `vmap` over examples or samples folds its
-axis into the axis of images N, and one over kernels (many models at once) becomes batched matrix
-products, not grouped convolutions. And on a CPU XLA computes what JAX derives from a convolution
-by a slow path, in particular inside loops such as `lax.scan` (30 times slower than outside, for the
-weights of 4 x 4 kernels on 64 images of 14 x 14 x 32); there the two derivatives are matrix products
-here. Accelerators get XLA's own convolutions.
+`convolve = dT/dg`, `transposed = dT/dx` and `correlate = dT/dw`. So each is bilinear and has the other two
+as its transposes. Each is a primitive for two reasons. First, a `vmap` over examples or samples folds its
+axis into the axis N of images, and a `vmap` over kernels (many models at once) becomes batched matrix
+products, not grouped convolutions. Second, on a CPU XLA computes the derivatives that JAX gives a
+convolution by a slow path, in particular inside loops such as `lax.scan` (30 times slower than outside, for
+the weights of 4 x 4 kernels on 64 images of 14 x 14 x 32); so on a CPU the two derivatives are matrix
+products here. Accelerators use XLA's own convolutions.
 
-Padding: an axis of n values gives `ceil(n / stride)`; `(kernel - stride) // 2` zeros stand before the first.
-The kernel is a multiple q of the stride s, so that windows are q x q neighbours among blocks of s x s.
+Padding: an axis of n values gives `ceil(n / stride)`, with `(kernel - stride) // 2` zeros before the first.
+The kernel size is a multiple q of the stride s, so that a window is q x q neighbouring blocks of s x s values.
 """
 
 import itertools
@@ -37,7 +37,7 @@ correlate_p = Primitive("correlate")
 def convolve(
     x: Float[Array, "N H W C"], w: Float[Array, "k k C O"], *, stride: int, precision: Any = None
 ) -> Float[Array, "N h w O"]:
-    """`y[i, j] = sum_ab x[s i + a - lo, s j + b - lo] @ w[a, b]`, zeros beyond the edges."""
+    """The strided convolution `y[i, j] = sum_ab x[s i + a - lo, s j + b - lo] @ w[a, b]`, zero-padded."""
     return convolve_p.bind(x, w, stride=stride, precision=precision)
 
 
@@ -66,11 +66,11 @@ def correlate(
 
 
 def strided_size(size: Size, stride: int) -> Size:
-    """The height and width that `convolve` gives: `ceil(n / stride)` each."""
+    """Return the height and width of the output of `convolve`, `ceil(n / stride)` each."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-# By XLA's own convolution.
+# The three functions by XLA's own convolution.
 
 
 def _native(x: Array, w: Array, *, stride: int, precision: Any = None) -> Array:
@@ -101,7 +101,7 @@ def _convolution(a: Array, b: Array, precision: Any, *args: Any, **options: Any)
 
 
 def _padding(size: Size, kernel: int, stride: int) -> list[Size]:
-    """Zeros before and after each axis, for windows that give `strided_size`."""
+    """The number of zeros before and after each axis for which the output has `strided_size`."""
     before = (kernel - stride) // 2
     return [
         (before, (small - 1) * stride + kernel - n - before)
@@ -109,11 +109,11 @@ def _padding(size: Size, kernel: int, stride: int) -> list[Size]:
     ]
 
 
-# By matrix products, one for each of the q x q neighbours.
+# The three functions by matrix products, one for each of the q x q neighbouring blocks.
 
 
 def _blocks(x: Array, kernel: int, stride: int) -> Array:
-    """Images as blocks of s x s values, [N, h + q - 1, w + q - 1, s s C], the edges padded."""
+    """Split padded images into blocks of s x s values, [N, h + q - 1, w + q - 1, s s C]."""
     count, height, width, channels = x.shape
     before, more = (kernel - stride) // 2, kernel // stride - 1
     rows, columns = (n + more for n in strided_size((height, width), stride))
@@ -124,7 +124,7 @@ def _blocks(x: Array, kernel: int, stride: int) -> Array:
 
 
 def _pixels(blocks: Array, size: Size, kernel: int, stride: int) -> Array:
-    """The adjoint of `_blocks`: the values that were no padding, [N, H, W, C]."""
+    """The adjoint of `_blocks`: the values without the padding, [N, H, W, C]."""
     count, rows, columns, _ = blocks.shape
     before = (kernel - stride) // 2
     x = blocks.reshape(count, rows, columns, stride, stride, -1).swapaxes(2, 3)
@@ -133,7 +133,7 @@ def _pixels(blocks: Array, size: Size, kernel: int, stride: int) -> Array:
 
 
 def _taps(w: Array, stride: int) -> Array:
-    """The kernel as one matrix a neighbour, [q q, s s C, O]."""
+    """The kernel as one matrix for each neighbouring block, [q q, s s C, O]."""
     kernel, _, inputs, outputs = w.shape
     q = kernel // stride
     w = w.reshape(q, stride, q, stride, inputs, outputs).swapaxes(1, 2)
@@ -141,7 +141,7 @@ def _taps(w: Array, stride: int) -> Array:
 
 
 def _untap(taps: Array, kernel: int, stride: int) -> Array:
-    """The adjoint of `_taps`, which is its inverse."""
+    """The adjoint of `_taps`, which is also its inverse."""
     q = kernel // stride
     w = taps.reshape(q, q, stride, stride, -1, taps.shape[-1]).swapaxes(1, 2)
     return w.reshape(kernel, kernel, -1, taps.shape[-1])
@@ -152,7 +152,7 @@ def _neighbours(kernel: int, stride: int) -> Iterable[Size]:
 
 
 def _window(blocks: Array, at: Size, size: Size) -> Array:
-    """The neighbour `at` of every position, [N h w, s s C]."""
+    """The neighbouring block at offset `at` for every output position, [N h w, s s C]."""
     (i, j), (height, width) = at, size
     return blocks[:, i : i + height, j : j + width].reshape(-1, blocks.shape[-1])
 
@@ -193,7 +193,7 @@ def _matmul_correlate(
 
 
 def _fold(primitive: Primitive, matmul: Callable[..., Array], args: Any, axes: Any, **options: Any):
-    """A batch of images becomes more images; a batch of kernels becomes batched products."""
+    """The batching rule: a batch of images becomes more images, a batch of kernels becomes batched products."""
     (x, w), (x_axis, w_axis) = args, axes
     if w_axis is not None:
         return jax.vmap(partial(matmul, **options), (x_axis, w_axis))(x, w), 0
