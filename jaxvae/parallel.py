@@ -1,7 +1,7 @@
-"""The same pure step on several devices, with the numbers of one.
+"""Data parallelism: the pure training step on several devices, with the results of one device.
 
-The noise of an example follows from its global index, and losses and gradients are sums over
-examples divided by one global count, so neither depends on how the rows are dealt out.
+The noise of an example is a function of its global index, and losses and gradients are sums over
+examples divided by one global count, so neither depends on how the rows are split over devices.
 """
 
 import inspect
@@ -39,10 +39,10 @@ def shard(
     min_sharded_size: int = 2**16,
     donate: bool = False,
 ) -> Step:
-    """The step on a mesh of devices: `jit` of the global batch, its rows dealt out over `data_axis`.
+    """Return the step on a mesh of devices: `jit` of the global batch, its rows split over `data_axis`.
 
-    XLA sees the whole batch, so every step works, batch-coupled ones and EM included, and a batch of
-    any size: what does not divide is padded by XLA, which leaves the padding out of every sum.
+    XLA sees the whole batch, so every step works, including batch-coupled ones and EM, with a batch of
+    any size: XLA pads an uneven batch, and leaves the padding out of every sum.
 
         mesh = jax.make_mesh((jax.device_count(),), ("data",))
         step = jv.parallel.shard(jv.training.make_step(jv.elbo, optimizer), mesh)
@@ -50,21 +50,21 @@ def shard(
 
     Args:
         step: from `jaxvae.training.make_step`, or any pure `(state, batch) -> (state, metrics)`.
-        mesh: from `jax.make_mesh`; all its devices take part.
-        data_axis: the axis of the mesh over which the rows are dealt out.
-        model_axis: the axis over which large arrays of the model and of the optimiser's state are dealt
-            out, each along the largest of its axes that divides; on every device in full by default.
+        mesh: from `jax.make_mesh`; all its devices are used.
+        data_axis: the axis of the mesh over which the rows are split.
+        model_axis: the axis of the mesh over which large arrays of the model and of the optimiser's state are
+            split, each along its largest axis that the devices divide; by default every device has all of them.
             It may be `data_axis` itself (fully sharded data parallelism).
-        min_sharded_size: how many values make an array large.
-        donate: whether the buffers of the state given are used for the state returned, which saves the
-            memory of one; the state given is then gone.
+        min_sharded_size: the number of values from which an array is large.
+        donate: whether the returned state reuses the buffers of the state passed in, which saves the
+            memory of one state; the state passed in is then invalid.
 
     Returns:
-        A step of the same signature and numbers. It takes the bare step's state, or one of any other
-        layout, and the global batch; what it returns has the bare step's shapes, and lies on the mesh.
+        A step with the same signature and results. It takes a state of `step`, in any placement, and
+        the global batch; its results have the same shapes as those of `step`, and lie on the mesh.
 
     Raises:
-        InputError: the mesh has no such axis; when called, inside `jax.set_mesh` of explicit axes.
+        InputError: the mesh has no such axis; when called inside `jax.set_mesh` with explicit axes.
 
     >>> import optax, jaxvae as jv
     >>> optimizer = optax.adam(1e-3)
@@ -92,7 +92,7 @@ def shard(
 
     @partial(jax.jit, donate_argnums=(0,) if donate else ())
     def compiled(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # Here, unlike at the border of a compiled function, the rows need not divide the devices.
+        # Inside a compiled function, unlike for its arguments, the devices need not divide the rows.
         rows = NamedSharding(mesh, PartitionSpec(data_axis))
         state, metrics = step(state, jax.lax.with_sharding_constraint(batch, rows))
         return jax.lax.with_sharding_constraint((state, metrics), layout((state, metrics)))
@@ -105,24 +105,24 @@ def shard(
 
 
 def pmap(step: Step, *, devices: Sequence[Any] | int | None = None) -> Step:
-    """The step on several devices of one process, by `jax.pmap`.
+    """Return the step on several devices of one process, by `jax.pmap`.
 
-    Each device has its share of the rows. Sums and counts are added up over the devices
-    (`jax.lax.psum`), never means, so ragged and weighted batches are right. What does not divide the
-    devices is padded by rows of weight 0.
+    Each device computes its share of the rows. Sums and counts are added over the devices
+    (`jax.lax.psum`), never means, so ragged and weighted batches are right. A batch that the devices do
+    not divide is padded with rows of weight 0.
 
     Args:
-        step: from `jaxvae.training.make_step`. One that couples the batch is refused, see `shard`.
-        devices: which, or how many of `jax.devices()`; all of them by default.
+        step: from `jaxvae.training.make_step`. A batch-coupled step is refused; use `shard` for it.
+        devices: the devices, or the number of devices to take from `jax.devices()`; all by default.
 
     Returns:
-        A step of the same signature and numbers. It takes the bare step's state, or one of any other
-        layout, and the global batch. The state and metrics that it returns have the bare step's shapes,
-        no axis of devices; they lie on every device, and stay there when the state is given back.
+        A step with the same signature and results. It takes a state of `step`, in any placement, and
+        the global batch. The state and metrics that it returns have the same shapes as those of `step`,
+        without an axis of devices; they lie on every device, and stay there in the next call.
 
     Raises:
-        InputError: there are fewer devices, or the step is none that can be mapped; when called, if
-            it couples the batch, or inside `jax.set_mesh` of explicit axes.
+        InputError: there are too few devices, or the step takes no `axis_name`; when called, if
+            it couples the batch, or inside `jax.set_mesh` with explicit axes.
 
     >>> import optax, jaxvae as jv
     >>> optimizer = optax.adam(1e-3)
@@ -134,7 +134,7 @@ def pmap(step: Step, *, devices: Sequence[Any] | int | None = None) -> Step:
     (1, 5.0)
     """
     found = _require_devices(devices)
-    if hasattr(step, "lower"):  # a jitted one: the name of an axis is no array
+    if hasattr(step, "lower"):  # a jitted step: it could not take the axis name, which is no array
         step = inspect.unwrap(step)
     if "axis_name" not in inspect.signature(step).parameters:
         raise InputError(
@@ -169,16 +169,16 @@ def pmap(step: Step, *, devices: Sequence[Any] | int | None = None) -> Step:
 
 
 def data_mesh(devices: int | None = None) -> Mesh | None:
-    """A mesh with the one axis `"data"`, for `shard`; of several processes, with devices of each.
+    """Return a mesh with the single axis `"data"`, for `shard`; it has devices of every process.
 
     Args:
-        devices: how many of `jax.devices()`; all of them by default.
+        devices: the number of devices to take from `jax.devices()`; all by default.
 
     Returns:
-        The mesh; None for one device of one process, where the bare step does the same.
+        The mesh; None for one device of one process, for which `step` itself does the same.
 
     Raises:
-        InputError: there are fewer devices, or they cannot be dealt out evenly to the processes.
+        InputError: there are too few devices, or the processes cannot all contribute the same number.
 
     >>> data_mesh(1) is None
     True
@@ -206,16 +206,16 @@ def data_mesh(devices: int | None = None) -> Mesh | None:
 
 
 def place(xs: T, mesh: Mesh, *, data_axis: str = "data") -> T:
-    """Rows dealt out over the devices of a mesh: more of them than fit on one device.
+    """Split rows over the devices of a mesh, such as more rows than fit on one device.
 
-    A sharded step takes them as they lie. So do the functions of `jaxvae.evaluation`, with the numbers of
-    rows that are not placed, and `jaxvae.inference.em`: each device computes its own rows, and
-    `batch_size` is the number of rows at a time on each.
+    A sharded step takes them as they are placed. So do the functions of `jaxvae.evaluation`, with the same
+    results as for rows on one device, and `jaxvae.inference.em`: each device computes its own rows, and
+    `batch_size` is the number of rows at a time on each device.
 
     Args:
         xs: [N, *event], or a batch with other entries [N, ...]; N a multiple of the devices on the axis.
         mesh: from `jax.make_mesh`.
-        data_axis: the axis over which the rows are dealt out.
+        data_axis: the axis of the mesh over which the rows are split.
 
     Returns:
         The same values, each device holding its share of the rows.
@@ -238,7 +238,7 @@ def place(xs: T, mesh: Mesh, *, data_axis: str = "data") -> T:
 
 
 def _dealt(batch: T, mesh: Mesh, data_axis: str) -> T:
-    """Each array on the devices: its rows dealt out where they divide them, else all of it on each."""
+    """Put each array on the devices: its rows split if the devices divide them, else all of it on each."""
 
     def of(leaf: Any) -> NamedSharding:
         divides = jnp.ndim(leaf) > 0 and jnp.shape(leaf)[0] % mesh.shape[data_axis] == 0
@@ -248,7 +248,7 @@ def _dealt(batch: T, mesh: Mesh, data_axis: str) -> T:
 
 
 def _largest(shape: tuple[int, ...], devices: int, name: str) -> PartitionSpec:
-    """The largest axis that divides the devices, dealt out over them; none if there is none."""
+    """Return the spec that splits the largest axis that `devices` divides; no axis if there is none."""
     dividing = [i for i, n in enumerate(shape) if n % devices == 0]
     if not dividing:
         return PartitionSpec()
@@ -257,7 +257,7 @@ def _largest(shape: tuple[int, ...], devices: int, name: str) -> PartitionSpec:
 
 
 def _automatic(mesh: Mesh, *axes: str) -> Mesh:
-    """The mesh with axes that XLA deals with by itself, unlike those of `jax.make_mesh`."""
+    """Return the mesh with axes of type Auto (sharding chosen by XLA), unlike those of `jax.make_mesh`."""
     for axis in axes:
         if axis not in mesh.axis_names:
             raise InputError(
@@ -289,10 +289,10 @@ def _require_devices(devices: Sequence[Any] | int | None) -> list[Any]:
 
 
 def first_devices(devices: int) -> list[Any]:
-    """So many of `jax.devices()`.
+    """Return the first `devices` of `jax.devices()`.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are fewer devices.
     """
     require_positive(devices=devices)
     if devices > jax.device_count():

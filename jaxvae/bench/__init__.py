@@ -1,4 +1,4 @@
-"""How fast training and evaluation run on this machine, beside their products alone and other libraries."""
+"""Benchmarks of training and evaluation on this machine, against their matrix products alone and other libraries."""
 
 from jaxvae.bench.compare import compare_records
 from jaxvae.bench.deadline import Deadline

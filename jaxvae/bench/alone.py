@@ -1,4 +1,4 @@
-"""The products of a step by themselves: the time that no step of theirs can undercut."""
+"""The matrix products of a step alone: a lower bound on the time of the step."""
 
 import math
 from collections import Counter
@@ -18,14 +18,14 @@ Pair: TypeAlias = tuple[Array, Array]
 
 
 def compile_alone(products: Counter[Product], key: Array) -> Run:
-    """Prepare a program that computes nothing but these products, each as often as the step does.
+    """Compile a program that computes only these products, each as often as the step does.
 
     Args:
         products: from `products_of`.
-        key: draws the inputs.
+        key: the key that draws the inputs.
 
     Returns:
-        What computes them for so many steps, in blocks, and waits for it.
+        A `Run`, which computes the products of a number of steps, in blocks, and waits for them.
     """
     rights, pairs = jax.jit(partial(inputs, products))(key)
     block = block_of(flop_of(products))
@@ -35,7 +35,7 @@ def compile_alone(products: Counter[Product], key: Array) -> Run:
         return jax.lax.fori_loop(0, block, lambda _, p: once(products, rights, p), pairs)
 
     def dispatch() -> list[Pair]:
-        nonlocal pairs  # handed on, so that no two dispatches run side by side
+        nonlocal pairs  # passed on, so that no two dispatches run concurrently
         pairs = compute(rights, pairs)
         return pairs
 
@@ -43,18 +43,18 @@ def compile_alone(products: Counter[Product], key: Array) -> Run:
 
 
 def once(products: Counter[Product], rights: list[Array], pairs: list[Pair]) -> list[Pair]:
-    """All products of one step.
+    """Compute all products of one step.
 
-    Every product has inputs of its own, and one entry of its left input is what came out of it the
-    time before: so the compiler can neither merge, nor drop, nor move one out of a loop.
+    Every product has its own inputs, and one entry of its left input is taken from its previous
+    result: so the compiler can neither merge products, nor drop them, nor move them out of a loop.
 
     Args:
         products: from `products_of`.
-        rights: the right input of each kind.
-        pairs: its left input, and what came out the time before.
+        rights: the right input of each kind of product.
+        pairs: the left input and the previous result of each kind.
 
     Returns:
-        The pairs after it.
+        The pairs after the step.
     """
     return [
         jax.lax.fori_loop(0, times, partial(_again, kind, right), pair)
@@ -63,7 +63,7 @@ def once(products: Counter[Product], rights: list[Array], pairs: list[Pair]) -> 
 
 
 def inputs(products: Counter[Product], key: Array) -> tuple[list[Array], list[Pair]]:
-    """Random inputs of each kind of product, so that what comes out is about as large as what goes in."""
+    """Draw random inputs for each kind of product, scaled so that outputs are about as large as inputs."""
     rights, pairs = [], []
     for i, kind in enumerate(products):
         left_key, right_key = jax.random.split(jax.random.fold_in(key, i))

@@ -1,7 +1,7 @@
-"""Steps in blocks of a number that the compiler knows.
+"""Steps in blocks of a size known to the compiler.
 
-A loop whose number of steps is an argument makes XLA on a GPU ask the device at every step whether
-it is the last, and wait for the answer.
+For a loop whose number of steps is an argument, XLA on a GPU asks the device after every step whether
+it was the last, and waits for the answer.
 """
 
 from collections.abc import Callable
@@ -11,28 +11,28 @@ import jax
 from jaxvae.bench.turns import Run
 
 LONGEST = 64
-"""Steps of a dispatch, where it is not held up for long by them."""
+"""The largest number of steps in a dispatch."""
 
 FLOP, OTHER_FLOP = {"cpu": 2e10}, 2e13
-"""Of a dispatch, by platform: some tenths of a second."""
+"""The largest flop of a dispatch, by platform: some tenths of a second."""
 
 
 def block_of(flop: int) -> int:
-    """How many steps a dispatch takes: a power of two, fewer where a step has many flop.
+    """Choose the number of steps in a dispatch: a power of two, smaller if a step has many flop.
 
     Args:
-        flop: of a step.
+        flop: the flop of a step.
     """
     most = FLOP.get(jax.default_backend(), OTHER_FLOP) / max(flop, 1)
     return 1 << (int(max(1, min(LONGEST, most))).bit_length() - 1)
 
 
 def in_blocks(block: int, dispatch: Callable[[], object]) -> Run:
-    """Whole blocks, dispatched one behind the other; the last one is waited for.
+    """Return a `Run` that dispatches whole blocks one after the other, and waits for the last one.
 
     Args:
-        block: steps of a dispatch.
-        dispatch: begins one, and returns what comes out of it.
+        block: the number of steps in a dispatch.
+        dispatch: starts one dispatch, and returns its output.
     """
 
     def run(steps: int) -> int:

@@ -1,4 +1,4 @@
-"""What one large matrix product reaches on this device: the flop a second that no step exceeds by much."""
+"""The flop per second of one large matrix product on this device, an approximate upper limit for every step."""
 
 from collections import Counter
 from functools import partial
@@ -15,7 +15,7 @@ from jaxvae.networks import Precision, linear, with_precision
 from jaxvae.rows import rows
 
 SIZES, OTHER_SIZE = {"cpu": 2048}, 8192
-"""Rows and columns: enough to keep the whole device busy, by platform."""
+"""Numbers of rows and columns, by platform: large enough to keep the whole device busy."""
 
 
 class Ceiling(NamedTuple):
@@ -24,20 +24,20 @@ class Ceiling(NamedTuple):
     run: Run
     size: int
     dtype: str
-    """Of the operands; sums are float32."""
+    """The dtype of the operands; sums are float32."""
     flop: int
 
     def record(self) -> dict[str, Any]:
-        """What was timed."""
+        """Return the size, dtype and flop of the product."""
         return {"size": self.size, "dtype": self.dtype, "flop": self.flop}
 
 
 def prepare_ceiling(precision: Precision, size: int | None = None) -> Ceiling:
-    """Compile the product of two square matrices, computed as a layer of this precision does.
+    """Compile the product of two square matrices, computed as by a layer of this precision.
 
     Args:
         precision: see `jaxvae.networks.with_precision`.
-        size: rows and columns; those of the platform if not given.
+        size: rows and columns; by default that of the platform.
     """
     size = size or SIZES.get(jax.default_backend(), OTHER_SIZE)
     products = square_product(precision, size)
@@ -47,7 +47,7 @@ def prepare_ceiling(precision: Precision, size: int | None = None) -> Ceiling:
 
 
 def square_product(precision: Precision, size: int) -> Counter[Product]:
-    """One product of [size, size] by [size, size], traced and not run; 2 size^3 flop.
+    """Return one product of [size, size] by [size, size], 2 size^3 flop, by tracing it without running it.
 
     >>> flop_of(square_product("bfloat16", 3))
     54

@@ -1,4 +1,4 @@
-"""What can be measured: refusals in words."""
+"""Checks of the options of a benchmark."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jaxvae.types import InputError
 
 
 def require_usable(rounds: int, seconds_a_round: float) -> None:
-    """Raise where there is nothing to time.
+    """Refuse numbers of rounds or times of a turn that are not positive.
 
     Raises:
         InputError: rounds below 1, or a time that is not positive and finite.
@@ -18,10 +18,10 @@ def require_usable(rounds: int, seconds_a_round: float) -> None:
 
 
 def require_batch_size(batch_size: int, num_rows: int) -> None:
-    """Raise where a batch cannot be drawn from the rows.
+    """Refuse a batch size that the number of rows does not allow.
 
     Raises:
-        InputError: below 1, or more than there are rows.
+        InputError: it is below 1, or above the number of rows.
     """
     require_positive(batch_size=batch_size)
     if batch_size > num_rows:
@@ -31,10 +31,10 @@ def require_batch_size(batch_size: int, num_rows: int) -> None:
 
 
 def require_known(names: Sequence[str]) -> None:
-    """Raise where there is no such workload, or none is named.
+    """Refuse unknown workloads, and an empty list.
 
     Raises:
-        InputError: see above.
+        InputError: a name is unknown, or there are none.
     """
     known = ", ".join(WORKLOADS)
     if not names:

@@ -1,4 +1,4 @@
-"""Processes that a call starts and that end with it, together with all that they started themselves."""
+"""Child processes that end with the call that started them, together with their own children."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 RUNNING: dict[int, "subprocess.Popen[Any]"] = {}
-"""By the number of the process."""
+"""The running child processes, by process id."""
 
 
 @contextlib.contextmanager
 def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """A process while inside; afterwards it is gone.
+    """Start a process, which is killed at the end of the context.
 
     Args:
-        command: its command line.
-        **options: of `subprocess.Popen`.
+        command: the command line.
+        **options: options of `subprocess.Popen`.
 
     Raises:
         OSError: it cannot be started.
@@ -29,13 +29,13 @@ def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[
     finally:
         end(process)
         for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):  # of what it was never told
+            with contextlib.suppress(OSError):  # input that it never read
                 if pipe is not None:
                     pipe.close()
 
 
 def end(process: "subprocess.Popen[Any]") -> None:
-    """Kill it and its own children."""
+    """Kill a process and its own children."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -43,6 +43,6 @@ def end(process: "subprocess.Popen[Any]") -> None:
 
 
 def end_all() -> None:
-    """End what is still running, where nobody is left to do so in order."""
+    """Kill all child processes that are still running, for an exit without normal cleanup."""
     for process in list(RUNNING.values()):
         end(process)

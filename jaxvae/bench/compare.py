@@ -1,18 +1,18 @@
-"""Two records of one machine: what became faster or slower by more than the rounds differ."""
+"""Comparison of two records of one machine: changes of speed beyond the spread between rounds."""
 
 from typing import Any, NamedTuple
 
 
 class Change(NamedTuple):
-    """One workload, new against old."""
+    """The change of one workload from an old record to a new one."""
 
     name: str
     steps_per_s: float
     """Ratio of the medians, new / old: above 1 is faster."""
     memory: float
-    """Ratio of the bytes, new / old."""
+    """Ratio of the memory in bytes, new / old."""
     verdict: str
-    """`faster` or `slower` where no round of the one is as fast as any of the other, else `same`."""
+    """`faster` or `slower` if all rounds of the new record are faster or slower than all of the old, else `same`."""
 
 
 def compare_records(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Change], list[str]]:
@@ -23,8 +23,8 @@ def compare_records(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Chan
         new: a record of the same machine.
 
     Returns:
-        A `Change` for each workload in both at the same batch size, and a sentence for each of the
-        others of `new`.
+        A `Change` for each workload that is in both records with the same batch size, and a sentence for
+        each other workload of `new`.
 
     >>> at = lambda low, mid, high: {"min": low, "median": mid, "max": high}
     >>> one = {"batch_size": 8, "memory_bytes": 10, "steps_per_s": at(9.0, 10.0, 11.0)}
@@ -52,6 +52,6 @@ def _change(name: str, before: dict[str, Any], now: dict[str, Any]) -> Change:
         verdict = "faster"
     elif speed["max"] < was["min"]:
         verdict = "slower"
-    # A program that needs no memory of its own is compared as if it needed a byte.
+    # A program that needs no memory counts as 1 byte, to avoid division by 0.
     memory = max(now["memory_bytes"], 1) / max(before["memory_bytes"], 1)
     return Change(name, speed["median"] / was["median"], memory, verdict)

@@ -1,4 +1,4 @@
-"""Until when a call may go on; whoever begins something that takes long asks first."""
+"""`Deadline`, the time limit of a call, to be checked before every long operation."""
 
 import math
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """A point in time, or a word that comes earlier.
+    """A time limit, which `stop` can end early.
 
     Args:
-        seconds: from now on, or from `begun`; for ever if not given.
-        begun: when it began, by the clock.
-        clock: seconds.
+        seconds: the limit, from now on or from `begun`; no limit if not given.
+        begun: the start of the limit, a time of the clock.
+        clock: returns the time in seconds.
 
     >>> deadline = Deadline(10.0, clock=lambda: 100.0)
     >>> deadline.left(), deadline.allows(9.0), deadline.allows(11.0)
@@ -32,13 +32,13 @@ class Deadline:
         self._end = (clock() if begun is None else begun) + seconds
 
     def left(self) -> float:
-        """Seconds."""
+        """Return the seconds left; minus infinity after `stop`."""
         return -math.inf if self._stopped else self._end - self._clock()
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that takes so long ends in time."""
+        """Return whether more than this many seconds are left."""
         return self.left() > seconds
 
     def stop(self) -> None:
-        """Nothing more is allowed."""
+        """End the limit now: nothing more is allowed."""
         self._stopped = True

@@ -1,4 +1,4 @@
-"""How the step of `iwae50` speeds up with the number of devices, and what each way to run it costs on one."""
+"""The speed-up of the step of `iwae50` over devices, and the cost of `jit`, `pmap` and `shard` on one device."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from jaxvae.training.blocks import compiler_options
 from jaxvae.training.step import Step, TrainState, init, make_step
 
 FIXED_BATCH_SIZE = 160
-"""The batch that is dealt out over more and more devices."""
+"""The batch size that is the same for every number of devices."""
 
 
 def over_devices(
@@ -38,23 +38,22 @@ def over_devices(
     each: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time the step of `iwae50`, by `jaxvae.parallel.shard`, on 1, 2, 4, .. devices, all of them at last.
+    """Time the step of `iwae50`, by `jaxvae.parallel.shard`, on 1, 2, 4, .. and on all devices.
 
-    `speed_up = examples/s on n devices / examples/s on one`, within a round: n at best.
+    `speed_up = examples/s on n devices / examples/s on one`, within a round; the ideal is n.
 
     Args:
         rows: [N, 28, 28], from `draw_rows`.
-        rounds: how often each number of devices has its turn.
-        seconds_a_round: about how long a turn takes.
-        precision: of the products.
-        fixed: the batch size that is the same on any number of devices.
-        each: the batch size of each device, where the batch grows with their number; that of the
-            workload if not given.
-        say: called with a line about what goes on.
+        rounds: number of turns of each number of devices.
+        seconds_a_round: approximate length of a turn.
+        precision: the precision of the matrix products.
+        fixed: the total batch size for `fixed`, the same for every number of devices.
+        each: the batch size per device for `growing`; that of the workload if not given.
+        say: called with lines about the progress.
 
     Returns:
-        `fixed` and `growing` -> `devices`, `batch_size`, `seconds` a step (medians), `speed_up` (spreads),
-        and `left_out`, a line for each number of devices that the batch or the rows cannot be dealt out to.
+        `fixed` and `growing` -> `devices`, `batch_size`, `seconds` per step (medians), `speed_up` (spreads),
+        and `left_out`, a line for each number of devices that the batch or the rows do not allow.
 
     Raises:
         InputError: a number is out of its range.
@@ -96,7 +95,7 @@ def over_devices(
 
 
 def device_counts(most: int) -> list[int]:
-    """Powers of two, and all there are.
+    """Return the powers of two up to the number of devices, and that number.
 
     >>> device_counts(1), device_counts(6), device_counts(8)
     ([1], [1, 2, 4, 6], [1, 2, 4, 8])
@@ -105,7 +104,7 @@ def device_counts(most: int) -> list[int]:
 
 
 def why_not(devices: int, batch_size: int, num_rows: int) -> str | None:
-    """Why a batch is not dealt out to so many devices; None if it is.
+    """Return the reason why a batch cannot be split over this number of devices; None if it can.
 
     >>> why_not(3, 160, 60_000)
     'a batch of 160 does not divide by 3'
@@ -118,7 +117,7 @@ def why_not(devices: int, batch_size: int, num_rows: int) -> str | None:
 
 
 def sharded_run(rows: Array, batch_size: int, devices: int, precision: Precision) -> Run:
-    """Blocks of steps, each batch dealt out over the devices, as `jaxvae train` runs them."""
+    """Return blocks of steps, with batches split over the devices, as `jaxvae train` runs them."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     everywhere = replicated(mesh)
     bare, state = step_and_state(precision)
@@ -156,21 +155,21 @@ def ways_on_one_device(
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time the step of `iwae50` on one device by `jit`, by `pmap` and by `shard`, a dispatch a step.
+    """Time the step of `iwae50` on one device by `jit`, by `pmap` and by `shard`, one dispatch per step.
 
     Args:
         rows: [N, 28, 28], from `draw_rows`.
-        rounds: how often each has its turn.
-        seconds_a_round: about how long a turn takes.
-        precision: of the products.
-        batch_size: examples a step; that of the workload if not given.
-        deadline: no round begins that it does not allow, but the first.
-        say: called with a line about what goes on.
+        rounds: number of turns of each.
+        seconds_a_round: approximate length of a turn.
+        precision: the precision of the matrix products.
+        batch_size: examples per step; that of the workload if not given.
+        deadline: the time limit; a round that it does not allow is not started, except the first.
+        say: called with lines about the progress.
 
     Returns:
-        `jit`, `pmap` and `shard` -> `seconds` a step (median), `ratio`, a spread: the time over that of
-        `jit` in the same round, and `difference`, the largest between the parameters that three steps
-        of it and of `jit` lead to.
+        `jit`, `pmap` and `shard` -> `seconds` per step (median); `ratio`, a spread: its time / that of
+        `jit` in the same round; and `difference`, the largest absolute difference of its parameters from
+        those of `jit` after three steps.
 
     Raises:
         InputError: a number is out of its range.
@@ -199,25 +198,25 @@ def ways_on_one_device(
 
 
 def parameters_after(step: Step, state: TrainState, batch: Array, steps: int = 3) -> list[Array]:
-    """The parameters that so many steps on one batch lead to."""
+    """Return the parameters after `steps` steps on one batch."""
     for _ in range(steps):
         state, _ = step(state, batch)
     return jax.tree.leaves(state.model)
 
 
 def largest_difference(some: Sequence[Array], others: Sequence[Array]) -> float:
-    """Between entries at the same place, in absolute value."""
+    """Return the largest absolute difference between corresponding entries."""
     pairs = zip(jax.device_get(some), jax.device_get(others), strict=True)
     return max(float(np.max(np.abs(a - b))) for a, b in pairs)
 
 
 def ratios(times: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Time over time, round by round."""
+    """Return the ratios of times to base times, round by round."""
     return [one / other for one, other in zip(times, base, strict=True)]
 
 
 def step_and_state(precision: Precision) -> tuple[Step, TrainState]:
-    """The step of `iwae50` with Adam, and the state before the first."""
+    """Return the step of `iwae50` with Adam, and the initial state."""
     model, objective = LAYERS["iwae50"].build(jax.random.key(0))
     optimizer = optax.adam(1e-3)
     state = init(jax.random.key(2), with_precision(model, precision), optimizer)
@@ -225,7 +224,7 @@ def step_and_state(precision: Precision) -> tuple[Step, TrainState]:
 
 
 def _called(step: Step, state: TrainState, batch: Array) -> Run:
-    """Call a step again and again, its state handed on."""
+    """Return a `Run` that calls a step repeatedly and passes the state on."""
 
     def run(steps: int) -> int:
         nonlocal state

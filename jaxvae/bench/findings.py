@@ -1,4 +1,4 @@
-"""What a call has found so far: read while more is found, and on the disk whole at any time."""
+"""The growing record of a benchmark: thread-safe, and written to disk atomically."""
 
 import json
 import os
@@ -10,21 +10,21 @@ from jaxvae.types import InputError
 
 
 class Findings:
-    """A record that grows; one thread adds to it and another may read it.
+    """A growing record; one thread adds to it while another may read it.
 
     Args:
-        first: what it begins with.
-        path: the file that `write` writes, if any.
+        first: the initial content.
+        path: the file for `write`, if any.
     """
 
     def __init__(self, first: dict[str, Any], path: Path | None = None):
         self._record, self.path = {**first, "left_out": []}, path
         self._lock = threading.Lock()
         self.waiting: list[str] = []
-        """What is under way and what comes after it, by name."""
+        """The names of the current part and of those after it."""
 
     def put(self, **parts: Any) -> None:
-        """Parts by name; mappings that are there already take up what is new in them."""
+        """Add parts by name; a mapping is merged into an existing mapping."""
         with self._lock:
             for name, part in parts.items():
                 held = self._record.get(name)
@@ -33,17 +33,17 @@ class Findings:
                 self._record[name] = part
 
     def leave_out(self, line: str) -> None:
-        """Say what is not there, and why."""
+        """Add a line that says what was left out, and why."""
         with self._lock:
             self._record["left_out"] = [*self._record["left_out"], line]
 
     def record(self) -> dict[str, Any]:
-        """All of it, as it stands."""
+        """Return a copy of the record so far."""
         with self._lock:
             return dict(self._record)
 
     def write(self) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
             InputError: it cannot be written.

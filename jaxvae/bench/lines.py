@@ -1,4 +1,4 @@
-"""How the time of an IWAE step grows with the batch, with K and with the width."""
+"""The growth of the time of an IWAE step with batch size, K and width."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
-    """The least-squares line through points, and the share of the variance that it explains.
+    """Fit the least-squares line through points, with the share of the variance that it explains.
 
     >>> fit_line([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
     Line(intercept=1.0, slope=2.0, r_squared=1.0)
@@ -51,18 +51,18 @@ def scaling(
     axes: Mapping[str, Sequence[int]] = AXES,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time the step of `iwae50` along each axis, the others as they are, and fit a line.
+    """Time the step of `iwae50` along each axis, with the other sizes unchanged, and fit a line.
 
-    The line is `seconds = intercept + slope * flop`, the flop of the products of a step. They are
-    linear in the batch and in K; in the width they are not, and the line is still one of the flop.
+    The line is `seconds = intercept + slope * flop`, with the flop of the matrix products of a step. The flop
+    are linear in batch size and K, but not in the width; the line is in the flop for every axis.
 
     Args:
         rows: [N, 28, 28], from `draw_rows`.
-        rounds: how often each point has its turn.
-        seconds_a_round: about how long a turn takes.
-        precision: of the products.
+        rounds: number of turns of each point.
+        seconds_a_round: approximate length of a turn.
+        precision: the precision of the matrix products.
         axes: values of `batch_size`, `num_samples` and `width`.
-        say: called with a line about what goes on.
+        say: called with lines about the progress.
 
     Returns:
         Axis -> `values`, `flop`, `seconds` (medians) and the fit: `intercept`, `slope`, `r_squared`.
@@ -88,6 +88,6 @@ def scaling(
 def iwae50(
     rows: Array, precision: Precision, *, batch_size: int | None = None, **sizes: int
 ) -> Job:
-    """The workload with another batch size or other `Layers`."""
+    """Compile the workload with another batch size or other `Layers`."""
     batch_size = batch_size or WORKLOADS["iwae50"].batch_size
     return layers_job(LAYERS["iwae50"]._replace(**sizes), batch_size, rows, precision)

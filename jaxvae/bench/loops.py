@@ -1,6 +1,6 @@
-"""The library's own feed and loop, as `jaxvae train` runs them: what a step costs with all that stands around it.
+"""The library's own feed and loop, as `jaxvae train` runs them: a step with all the work around it.
 
-Rows of grey levels are gathered in the order of an epoch and binarised anew, and metrics are merged.
+That work is to gather rows of grey levels in the order of an epoch, binarise them, and merge metrics.
 """
 
 import time
@@ -24,16 +24,16 @@ SHAPE = (28, 28)
 
 
 class Loop(NamedTuple):
-    """A loop that has taken its first block of steps."""
+    """A training loop that has run its first block of steps."""
 
     run: Run
     compile_s: float
-    """Until that was taken: tracing, compiling and placing the rows, seconds."""
+    """Seconds until the end of that block: tracing, compiling and placing the rows."""
 
 
 @cache
 def grey_rows(rows: int) -> Dataset:
-    """Random grey levels of MNIST's shape, of which every use draws bits anew."""
+    """Return random grey levels of MNIST's shape, binarised anew at every use."""
     x = np.random.default_rng(1).integers(0, 256, (rows, *SHAPE), np.uint8)
     return Dataset(
         name="grey",
@@ -47,11 +47,11 @@ def grey_rows(rows: int) -> Dataset:
 
 
 class Driver:
-    """Steps of a feed as training deals them out: no dispatch is longer than the feed allows, none is waited for but the last.
+    """Steps of a feed, divided into dispatches as in training; only the last dispatch is waited for.
 
     Args:
-        feed: of one model, or of several.
-        state: of the first step; it is copied, since a feed uses the buffers that it is given.
+        feed: a feed of one model, or of several.
+        state: the initial state; it is copied, since the feed donates its buffers.
     """
 
     def __init__(self, feed: Feed, state: TrainState):
@@ -59,7 +59,7 @@ class Driver:
         self.metrics, self.step = feed.no_metrics(state), int(state.step)
 
     def run(self, steps: int) -> int:
-        """So many steps more, rounded up to whole blocks."""
+        """Run this many more steps, rounded up to whole blocks, and return their number."""
         begin, block = self.step, self.feed.block_steps
         end = begin + -(-steps // block) * block
         while self.step < end:
@@ -71,13 +71,13 @@ class Driver:
 
 
 def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> Loop:
-    """The loop over rows in memory, compiled.
+    """Compile the loop over rows in memory.
 
     Args:
-        step: the same that is timed bare.
-        state: before the first step.
-        batch_size: examples a step.
-        rows: how many the data set has.
+        step: the same step that is timed alone.
+        state: the initial state.
+        batch_size: examples per step.
+        rows: number of rows of the data set.
     """
     data, block = grey_rows(rows), block_steps()
     return first_block(
@@ -86,12 +86,12 @@ def prepare_loop(step: Step, state: TrainState, batch_size: int, rows: int) -> L
 
 
 def block_steps() -> int:
-    """The steps in a block of a run, where evaluations lie far enough apart."""
+    """Return the number of steps in a block of a run, if evaluations are far enough apart."""
     return choose_block_steps(0, LONGEST)
 
 
 def first_block(feed: Callable[[], Feed], state: TrainState) -> Loop:
-    """Make the feed and take a block of steps."""
+    """Make the feed and run one block of steps."""
     begin = time.perf_counter()
     driver = Driver(feed(), state)
     driver.run(1)

@@ -1,4 +1,4 @@
-"""The matrix products and convolutions of a traced program: how many, of which shapes, how many flop."""
+"""The matrix products and convolutions of a traced program: their numbers, shapes and flop."""
 
 import math
 from collections import Counter
@@ -18,18 +18,18 @@ COUNTED = (dot_general_p, conv_general_dilated_p, rows_p, convolve_p, transposed
 
 
 class Product(NamedTuple):
-    """One kind of matrix product or convolution: everything that says how long it takes."""
+    """One kind of matrix product or convolution, with everything that determines its time."""
 
     primitive: Primitive
     left: tuple[tuple[int, ...], Any]
-    """Shape, and dtype as it is multiplied."""
+    """Shape, and dtype in the multiplication."""
     right: tuple[tuple[int, ...], Any]
     output: tuple[tuple[int, ...], Any]
     params: tuple[tuple[str, Any], ...]
 
     @property
     def flop(self) -> int:
-        """Multiplications and additions; a convolution counts its border as if it were full."""
+        """Multiplications and additions; a convolution counts padded borders as full."""
         left, right, output = self.left[0], self.right[0], self.output[0]
         strided = {  # the image of [N, h, w, O] and the kernel of [k, k, C, O]
             convolve_p: (output, right),
@@ -47,31 +47,31 @@ class Product(NamedTuple):
             return 2 * math.prod(left[axis] for axis in contracted) * math.prod(output)
         _, in_axis, *window = params["dimension_numbers"].rhs_spec
         kernel = math.prod(right[axis] for axis in (in_axis, *window))
-        # Of a dilated input, as in transposed convolutions, the zeros in between cost nothing.
+        # The zeros in a dilated input, as in transposed convolutions, cost nothing.
         return 2 * kernel * math.prod(output) // math.prod(params["lhs_dilation"])
 
     def apply(self, left: Array, right: Array) -> Array:
-        """Compute it."""
-        if _rounds(self.primitive, dict(self.params)):  # what it casts back to costs nothing
+        """Compute the product."""
+        if _rounds(self.primitive, dict(self.params)):  # the primitive casts back, at no cost
             left, right = left.astype(self.output[1]), right.astype(self.output[1])
         return self.primitive.bind(left, right, **dict(self.params))
 
 
 def products_of(function: Callable[..., Any], *args: Any) -> Counter[Product]:
-    """The products of one call, traced and not run, with how often each is computed.
+    """Count the products of one call, by tracing it without running it.
 
-    Loops of a known length count as often as they turn; of the branches of a `cond`, the dearest.
-    What the compiler merges or drops counts as it was traced.
+    The body of a loop of known length counts once per iteration; of the branches of a `cond`, the most
+    expensive one counts. Products that the compiler merges or drops count as they were traced.
 
     Args:
         function: anything that JAX can trace.
         args: its arguments, or `jax.ShapeDtypeStruct`s of them.
 
     Returns:
-        Product -> number of times.
+        Product -> the number of times that it is computed.
 
     Raises:
-        ValueError: a loop of unknown length holds a product.
+        ValueError: a loop of unknown length contains a product.
 
     >>> import jax.numpy as jnp
     >>> flop_of(products_of(lambda x, w: x @ w, jnp.ones((2, 3)), jnp.ones((3, 4))))
@@ -81,7 +81,7 @@ def products_of(function: Callable[..., Any], *args: Any) -> Counter[Product]:
 
 
 def flop_of(products: Counter[Product]) -> int:
-    """Multiplications and additions of them all."""
+    """Return the multiplications and additions of all products."""
     return sum(times * product.flop for product, times in products.items())
 
 
@@ -113,13 +113,13 @@ def _count(jaxpr: Any) -> Counter[Product]:
 
 
 def _rounds(primitive: Primitive, params: dict[str, Any]) -> bool:
-    """Whether a primitive of the library casts its operands to bfloat16, see `jaxvae.rows`."""
+    """Return whether this is a primitive of the library that casts its operands to bfloat16, see `jaxvae.rows`."""
     own = primitive not in (dot_general_p, conv_general_dilated_p)
     return own and params["precision"] == "bfloat16"
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls."""
+    """Yield the programs that an equation calls."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             jaxpr = getattr(item, "jaxpr", item)

@@ -1,4 +1,4 @@
-"""What was timed where: the machine in a record, and records read back."""
+"""Records of benchmarks: the description of the machine, and reading and checking of records."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ HARDWARE = (
     "precision",
     "default_matmul_precision",
 )
-"""What has to be equal for two records to be comparable; versions may differ."""
+"""The entries that must be equal for two records to be comparable; versions may differ."""
 
 
 def machine(precision: Precision = "float32") -> dict[str, Any]:
-    """Device, processor and versions of this process, and the precision of what is measured.
+    """Describe the device, processor and versions of this process, and the precision of the measurements.
 
     Args:
-        precision: of the models' products, see `jaxvae.networks.with_precision`.
+        precision: the precision of the models' matrix products, see `jaxvae.networks.with_precision`.
     """
     default = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return {
@@ -50,7 +50,7 @@ def machine(precision: Precision = "float32") -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, as the system calls it."""
+    """Return the system's name of the processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -59,18 +59,18 @@ def cpu_name() -> str:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_record(path: Path, option: str = "compare") -> dict[str, Any]:
-    """A record that `jaxvae bench --out` wrote.
+    """Read a record that `jaxvae bench --out` wrote.
 
     Args:
-        path: of the file.
-        option: which asked for it.
+        path: the path of the file.
+        option: the command-line option to name in errors.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -91,15 +91,15 @@ def read_record(path: Path, option: str = "compare") -> dict[str, Any]:
 def require_same_machine(
     record: dict[str, Any], path: Path, precision: Precision = "float32"
 ) -> None:
-    """Raise where speeds of a record say nothing about speeds here.
+    """Refuse a record whose speeds are not comparable with speeds on this machine.
 
     Args:
         record: from `read_record`.
-        path: where it is from.
-        precision: of the models' products here.
+        path: the path of the record.
+        precision: the precision of the models' matrix products here.
 
     Raises:
-        InputError: it is of another device, processor, number of them, or precision.
+        InputError: the device, the processor, a number of these, or the precision differs.
     """
     here = machine(precision)
     for name in HARDWARE:

@@ -1,4 +1,4 @@
-"""Rounds in which every workload has its turn, since the speed of a machine drifts."""
+"""Timing in rounds, in each of which every workload has one turn, since the speed of a machine drifts."""
 
 import sys
 import time
@@ -34,35 +34,35 @@ def measure(
     leave_out: Callable[[str], None] = lambda line: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Time workloads in turn, each beside its own products alone, the library's loop, its peers, and a large product.
+    """Time workloads in turn, each with its products alone, the library's loop, its peers, and a large product.
 
     `efficiency = seconds(products of a step, alone) / seconds(step)`, `of_matmul = flop/s of the step /
     flop/s of the large product`, `loop.ratio = seconds(step, bare) / seconds(step in the library's own loop)`
     and `ratio = steps/s here / steps/s of the peer`, each within a round.
 
     Args:
-        names: of `WORKLOADS`, the most important first.
+        names: names in `WORKLOADS`, the most important first.
         rows: [N, 28, 28], from `draw_rows`.
-        rounds: how often each has its turn.
-        seconds_a_round: about how long a turn takes.
-        batch_size: examples a step; each workload's own if not given.
-        precision: of the products, see `jaxvae.networks.with_precision`.
-        peers: whether the same steps in other libraries take turns too, or the names of those that do,
+        rounds: number of turns of each.
+        seconds_a_round: approximate length of a turn.
+        batch_size: examples per step; each workload's own if not given.
+        precision: the precision of the matrix products, see `jaxvae.networks.with_precision`.
+        peers: whether to time the same steps in other libraries too, or the names of the peers to time,
             see `jaxvae.bench.twins`.
-        torch_python: an interpreter with PyTorch, for them.
-        deadline: workloads and rounds that it does not allow are left out.
-        publish: called with what is returned, as far as it is known, after every round.
-        leave_out: called with a line about what the deadline did not allow.
-        say: called with a line about what goes on.
+        torch_python: an interpreter with PyTorch, for the peers.
+        deadline: the time limit; workloads and rounds that it does not allow are left out.
+        publish: called after every round with the result so far.
+        leave_out: called with a line about each part that the deadline did not allow.
+        say: called with lines about the progress.
 
     Returns:
-        `workloads`: name -> `about`, `batch_size`, `compile_s`, `memory_bytes` (beside inputs and outputs),
-        `flop_a_step`, `rounds`, and the median, least and largest over rounds of `steps_per_s`,
+        `workloads`: name -> `about`, `batch_size`, `compile_s`, `memory_bytes` (without inputs and outputs),
+        `flop_a_step`, `rounds`, and the median, minimum and maximum over rounds of `steps_per_s`,
         `examples_per_s`, `flop_per_s`, `efficiency` and `of_matmul`; for those that train, `loop`: `compile_s`,
         `steps_per_s` and `ratio`; with peers, `peers`: name -> `version`, `parameters`, `loss` before
         training, `warm_up_s`, `steps_per_s` and `ratio`. `matmul`: `size`, `dtype`, `flop` and
-        `flop_per_s`. `peers_left_out`: a line for each that did not run. Nothing at all, where the
-        deadline did not allow a round.
+        `flop_per_s`. `peers_left_out`: a line for each peer that did not run. If the deadline did not allow
+        a single round, `workloads` is empty and there is no `matmul`.
 
     Raises:
         InputError: a number is out of its range, or a name is not known.
@@ -102,13 +102,13 @@ def measure(
 
 
 class Rounds:
-    """Compiled workloads that take turns with their twins and a large product.
+    """Compiled workloads that are timed in turn with their twins and a large product.
 
     Args:
         ceiling: the large product.
-        twins: started already.
-        rounds: how many there will be.
-        seconds: about how long a turn takes.
+        twins: the twins, started already.
+        rounds: the number of rounds planned.
+        seconds: approximate length of a turn.
     """
 
     def __init__(self, ceiling: Ceiling, twins: Twins, rounds: int, seconds: float):
@@ -117,21 +117,21 @@ class Rounds:
         self.turns: dict[str, Turn] = {}
         self.ceiling_steps, self.ceiling_s = 0, list[float]()
         self.round_s = 0.0
-        """How long a round takes: as estimated, then as the last one took."""
+        """Seconds of a round: an estimate, then the time of the last round."""
 
     def add(self, name: str, job: Job) -> None:
-        """One more workload."""
+        """Add a workload."""
         self.turns[name] = Turn(job, self.seconds)
 
     def needs(self, more: int = 0) -> float:
-        """About how many seconds finding the numbers of steps and all rounds take, with so many workloads more."""
+        """Estimate the seconds of calibration and all rounds, with `more` additional workloads."""
         return (self.rounds + 2) * self._estimate(more)
 
     def _estimate(self, more: int = 0) -> float:
         return self.seconds * (0.5 + 1.5 * (len(self.turns) + more) + len(self.twins))
 
     def calibrate(self, deadline: Deadline) -> None:
-        """Find how many steps fill a turn, when nothing compiles any more."""
+        """Find the number of steps that fill a turn; call it after all compilation."""
         self.ceiling_steps = calibrate(self.ceiling.run, self.seconds / 2)
         for turn in self.turns.values():
             turn.calibrate()
@@ -139,7 +139,7 @@ class Rounds:
         self.round_s = self._estimate()
 
     def round(self, deadline: Deadline) -> list[tuple[str, float]]:
-        """A turn of each; the names, and their steps a second."""
+        """Run one round, and return the names of the workloads with their steps per second."""
         begin, found = time.monotonic(), []
         self.ceiling_s.append(seconds_a_step(self.ceiling.run, self.ceiling_steps))
         for name, turn in self.turns.items():
@@ -150,7 +150,7 @@ class Rounds:
         return found
 
     def record(self) -> dict[str, Any]:
-        """What `measure` returns, of the rounds so far."""
+        """Return the result of `measure` for the rounds so far."""
         if not self.ceiling_s:
             return {"workloads": {}, "peers_left_out": list(self.twins.left_out)}
         found = {}
@@ -170,16 +170,16 @@ class Rounds:
 
 
 def patience(deadline: Deadline) -> float:
-    """How long a twin may be silent."""
+    """Return the seconds that a twin may take to answer."""
     return max(0.0, min(PATIENCE_S, deadline.left()))
 
 
 class Turn:
-    """A compiled workload, its products alone and the library's loop, with what was timed so far.
+    """A compiled workload, its products alone and the library's loop, with their times so far.
 
     Args:
         job: the workload.
-        seconds: about how long a turn takes.
+        seconds: approximate length of a turn.
     """
 
     def __init__(self, job: Job, seconds: float):
@@ -194,17 +194,17 @@ class Turn:
         self.taken: dict[str, list[float]] = {name: [] for name in self.runs}
 
     def calibrate(self) -> None:
-        """Find how many steps of each fill half a turn."""
+        """Find the number of steps of each that fill half a turn."""
         self.steps = {name: calibrate(run, self.seconds / 2) for name, run in self.runs.items()}
 
     def take(self) -> float:
-        """Time each once; return the steps a second."""
+        """Time each once, and return the steps per second."""
         for name, run in self.runs.items():
             self.taken[name].append(seconds_a_step(run, self.steps[name]))
         return 1 / self.taken["step"][-1]
 
     def record(self, ceiling: Ceiling, ceiling_s: Sequence[float]) -> dict[str, Any]:
-        """What was found, beside the seconds of the large product in the same rounds."""
+        """Return the results, relative to the seconds of the large product in the same rounds."""
         size, flop, step_s = self.job.batch_size, flop_of(self.job.products), self.taken["step"]
 
         def over(others: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How long one `jaxvae train` takes where nothing has been compiled before."""
+"""The time of one `jaxvae train` with an empty compilation cache."""
 
 import contextlib
 import os
@@ -15,22 +15,22 @@ from jaxvae.bench.deadline import Deadline
 
 
 class DidNotEnd(Exception):
-    """The run was late, or failed; the message is one line."""
+    """An error: the run exceeded the time limit, or failed; the message is one line."""
 
 
 def start_up(options: Sequence[str] = (), *, deadline: Deadline | None = None) -> dict[str, Any]:
-    """Time a training of the digits in a process of its own, with an empty cache of compiled programs.
+    """Time a training run on the digits in a separate process, with an empty compilation cache.
 
     Args:
-        options: more of `jaxvae train`.
-        deadline: when it is ended.
+        options: further options of `jaxvae train`.
+        deadline: the time limit.
 
     Returns:
-        `command`; `seconds` from its start to its end, report and all; and `first_record_s`, when its
-        first line of metrics was there.
+        `command`; `seconds` from its start to its end, including the report; and `first_record_s`, the
+        seconds until its first line of metrics.
 
     Raises:
-        DidNotEnd: it failed, or the time was up.
+        DidNotEnd: it failed, or exceeded the time limit.
     """
     deadline = deadline or Deadline()
     with (

@@ -1,4 +1,4 @@
-"""What one call measures, in the order of importance: `default`, and `device` for a machine that is at hand for minutes."""
+"""The suites of `jaxvae bench`, in order of importance: `default`, and `device` for a few minutes on a machine."""
 
 import dataclasses
 import math
@@ -24,32 +24,32 @@ SuiteName: TypeAlias = Literal["default", "device"]
 MAIN = ("vae", "iwae50", "iwae50_128")
 """The workloads of `device` that have peers."""
 TOGETHER = (8, 32)
-"""Numbers of models in one program, beside one."""
+"""Numbers of models in one program, compared with one model."""
 HALF_PEERS = ("torch-compile-bf16", "torch-compile-graph-bf16")
 
 
 class Part(NamedTuple):
-    """Something that is measured, or left out."""
+    """A part of a suite, which is measured or left out."""
 
     name: str
     seconds: float
-    """How much time has to be left to begin it."""
+    """The seconds that must be left to start it."""
     run: Callable[[], None]
-    """Measures it, and puts it where it belongs."""
+    """Measures it, and adds the result to the findings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """What all parts have in common.
+    """The common settings of all parts.
 
     Args:
-        findings: where parts put what they find.
-        deadline: when all of it has to end.
+        findings: the record to which parts add their results.
+        deadline: the time limit of the whole suite.
         rows: from `draw_rows`.
-        rounds: how often each has its turn.
-        seconds_a_round: about how long a turn takes.
+        rounds: number of turns of each.
+        seconds_a_round: approximate length of a turn.
         torch_python: an interpreter with PyTorch.
-        say: called with a line about what goes on.
+        say: called with lines about the progress.
     """
 
     findings: Findings
@@ -62,11 +62,11 @@ class Suite:
 
     @property
     def how(self) -> dict[str, Any]:
-        """What every measurement takes."""
+        """The options that every measurement takes."""
         return {"rounds": self.rounds, "seconds_a_round": self.seconds_a_round, "say": self.say}
 
     def measured(self, names: Sequence[str], put: Callable[..., None], **options: Any) -> None:
-        """Rounds of workloads; `put` gets what is known after each."""
+        """Run rounds of workloads; `put` receives the result so far after each round."""
         found = measure(
             names,
             self.rows,
@@ -88,7 +88,7 @@ class Suite:
         peers: bool,
         scale: bool,
     ) -> list[Part]:
-        """The workloads that were asked for; with `scale`, all that scales as well."""
+        """Return the parts for these workloads and, with `scale`, the scaling measurements."""
         put, how = self.findings.put, {**self.how, "precision": precision}
         main = partial(self.measured, workloads, put, batch_size=batch_size)
         parts = [Part("workloads", 0, partial(main, precision=precision, peers=peers))]
@@ -102,7 +102,7 @@ class Suite:
         return parts
 
     def device(self) -> list[Part]:
-        """Steps in both precisions beside their peers, start-up, evaluation, models together, ways to run a step."""
+        """Return the parts: steps and peers in two precisions, start-up, ways to run, evaluation, joint models."""
         put = self.findings.put
         timed = {**self.how, "deadline": self.deadline}
 
@@ -133,20 +133,20 @@ class Suite:
 
 
 def run_parts(parts: Sequence[Part], findings: Findings, deadline: Deadline) -> None:
-    """Measure one part after the other, and write what there is after each.
+    """Measure one part after the other, and write the findings after each.
 
     A part that the deadline does not allow is left out, and so is one that fails; if all of them fail,
     the first error is raised.
 
     Args:
         parts: from a `Suite`.
-        findings: which says what was left out.
-        deadline: when to end.
+        findings: the record, which also lists the parts left out.
+        deadline: the time limit.
     """
     errors, done = [], 0
     for i, (name, seconds, run) in enumerate(parts):
         findings.waiting = [part.name for part in parts[i:]]
-        if deadline.left() == -math.inf:  # stopped: who did it says so
+        if deadline.left() == -math.inf:  # stopped: the caller reports it
             return
         if not deadline.allows(seconds):
             left = max(0.0, deadline.left())
@@ -160,7 +160,7 @@ def run_parts(parts: Sequence[Part], findings: Findings, deadline: Deadline) -> 
             done += 1
         except InputError:
             raise
-        except Exception as error:  # what a device cannot do costs no more than that
+        except Exception as error:  # a part that fails on this device does not end the others
             said = " ".join(f"{type(error).__name__}: {error}".split())
             findings.leave_out(f"{name}: left out: {said[:300]}")
             errors.append(error)

@@ -1,4 +1,4 @@
-"""What it costs to train several models in one dispatch, against training them one by one."""
+"""The cost of training several models in one dispatch, relative to training them one by one."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -33,25 +33,25 @@ def seeds(
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time the steps of several models of a workload in one program, as `jaxvae train --seeds` runs them.
+    """Time the steps of several models of a workload in one program, as in `jaxvae train --seeds`.
 
-    `ratio = seconds(a step of all of them) / (models * seconds(a step of one))`, within a round: below
-    1 where it pays.
+    `ratio = seconds(a step of all of them) / (models * seconds(a step of one))`, within a round: below 1
+    if joint training is faster.
 
     Args:
-        names: of the workloads, `vae` and `iwae50`.
-        rounds: how often each has its turn.
-        seconds_a_round: about how long a turn takes.
-        precision: of the products.
-        models: how many models, each number beside one model.
-        batch_size: examples a step and model; each workload's own if not given.
-        rows: how many the data set has.
-        deadline: a number of models is left out that it does not leave the time to compile.
-        say: called with a line about what goes on.
+        names: the names of the workloads.
+        rounds: number of turns of each.
+        seconds_a_round: approximate length of a turn.
+        precision: the precision of the matrix products.
+        models: the numbers of models, each compared with one model.
+        batch_size: examples per step and model; each workload's own if not given.
+        rows: number of rows of the data set.
+        deadline: the time limit; a number of models is left out if there is no time to compile and time it.
+        say: called with lines about the progress.
 
     Returns:
-        Workload -> `batch_size`, `models`, which begins with 1, and for each of them `seconds` a step of
-        all (medians) and `ratio` (spreads).
+        Workload -> `batch_size`, `models`, a list that starts with 1, and for each number of models the
+        `seconds` of a step of all of them (medians) and `ratio` (spreads).
 
     Raises:
         InputError: a number is out of its range.
@@ -91,7 +91,7 @@ def seeds(
 def feed_run(
     workload: str, batch_size: int, models: int, precision: Precision, rows: int
 ) -> tuple[Run, float]:
-    """Training steps of the library's own feed, of one model or of several at once, and the seconds of the first block."""
+    """Return training steps of the library's feed, of one or several models, and the seconds of the first block."""
     optimizer = optax.adam(1e-3)
     built = [LAYERS[workload].build(jax.random.key(i)) for i in range(models)]
     step = make_step(built[0][1], optimizer)

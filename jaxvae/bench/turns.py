@@ -1,4 +1,4 @@
-"""Timing: how long some steps take, how many fill a turn, and turns of several programs in rounds."""
+"""Timing: seconds per step, calibration of the steps per turn, and turns of several programs in rounds."""
 
 import statistics
 import time
@@ -9,38 +9,38 @@ from typing import TypeAlias
 from jaxvae.bench.deadline import Deadline
 
 Run: TypeAlias = Callable[[int], int]
-"""Takes at least so many steps, waits until they are done, and returns how many it took."""
+"""A function that runs at least the given number of steps, waits for them, and returns the number it ran."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest."""
+    """Return the median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def timed(run: Run, steps: int) -> tuple[float, int]:
-    """Seconds, and the steps that were really taken in them."""
+    """Return the seconds of a run, and the number of steps that it ran."""
     begin = time.perf_counter()
     taken = run(steps)
     return time.perf_counter() - begin, taken
 
 
 def seconds_a_step(run: Run, steps: int) -> float:
-    """How long a step takes, of so many."""
+    """Return the mean seconds per step over a run of `steps` steps."""
     seconds, taken = timed(run, steps)
     return seconds / taken
 
 
 def calibrate(run: Run, seconds: float) -> int:
-    """How many steps take about so long; what the first call compiles or loads is left out."""
+    """Find the number of steps that take about `seconds`; the first call, which may compile, does not count."""
     return steps_within(seconds, partial(timed, run))
 
 
 def steps_within(seconds: float, timed: Callable[[int], tuple[float, int]]) -> int:
-    """The same for steps that are timed elsewhere: `timed(steps)` takes them, and says what `timed` here does."""
+    """Do as `calibrate` for steps timed elsewhere; `timed(steps)` returns the seconds and the number of steps."""
     timed(1)
     spent, taken = timed(1)
     while spent < 0.5 * seconds:
-        # At most eightfold a time: a dispatch costs something by itself.
+        # By a factor of at most 8: a dispatch has a cost of its own.
         spent, taken = timed(max(taken + 1, int(taken * min(8, seconds / spent))))
     return max(1, round(taken * seconds / spent))
 
@@ -48,13 +48,14 @@ def steps_within(seconds: float, timed: Callable[[int], tuple[float, int]]) -> i
 def in_turn(
     runs: Sequence[Run], rounds: int, seconds_a_round: float, deadline: Deadline | None = None
 ) -> list[list[float]]:
-    """Seconds a step of each, in each round: all have a turn before any has the next.
+    """Time several programs in rounds, each once per round, and return the seconds per step of each.
 
     Args:
-        runs: what takes turns.
-        rounds: how many at most; a round that the deadline does not allow is not begun, but the first.
-        seconds_a_round: about how long a turn takes.
-        deadline: when to end.
+        runs: the programs.
+        rounds: the largest number of rounds; a round that the deadline does not allow is not started, except
+            the first.
+        seconds_a_round: approximate length of a turn.
+        deadline: the time limit; none if None.
     """
     counts = [calibrate(run, seconds_a_round) for run in runs]
     taken: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""Training steps of other libraries that take turns with ours, each in a process of its own."""
+"""Twins: the same training steps in other libraries, each in its own process, timed in turn with ours."""
 
 import contextlib
 import json
@@ -23,20 +23,20 @@ from jaxvae.networks import Precision
 
 SERVER = Path(__file__).parent / "peers" / "serve.py"
 COMES_UP_S = 120.0
-"""How long a twin may take until its first line: importing, compiling and warming up."""
+"""Seconds that a twin may take until its first line: importing, compiling and warming up."""
 PATIENCE_S = 300.0
-"""How long it may be silent afterwards."""
+"""Seconds that a twin may take for each later answer."""
 
 
 class TwinDied(Exception):
-    """A twin ended, was late, or never began; the message is one line."""
+    """An error: a twin ended, was late, or could not be started; the message is one line."""
 
 
 class Twin:
-    """A process that takes training steps when asked, see `jaxvae.bench.peers.serve`; it is started at once.
+    """A process that runs training steps on request, see `jaxvae.bench.peers.serve`; it starts immediately.
 
     Args:
-        command: its command line.
+        command: the command line.
 
     Raises:
         TwinDied: it cannot be started.
@@ -45,7 +45,7 @@ class Twin:
     def __init__(self, command: Sequence[str]):
         self.about: dict[str, Any] = {}
         self._begin = time.monotonic()
-        # What it compiles is timed as ours is, and on a GPU it takes the memory that it needs.
+        # No caches, so that it compiles as ours does; no preallocation of GPU memory.
         environment = os.environ | {
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
@@ -63,28 +63,28 @@ class Twin:
             self._stack = stack.pop_all()
 
     def come_up(self, seconds: float) -> None:
-        """Wait for its first line, so long since it was started.
+        """Wait for its first line, up to `seconds` after its start.
 
         Raises:
-            TwinDied: it ended instead, or is late.
+            TwinDied: it ended, or is late.
         """
         left = seconds - (time.monotonic() - self._begin)
         self.about = self._answer(max(0.0, left), f"not up after {seconds:.0f} s")
 
     def run(self, steps: int, patience_s: float = PATIENCE_S) -> float:
-        """The seconds that so many steps took there.
+        """Run steps in the twin, and return the seconds that they took there.
 
         Raises:
-            TwinDied: it ended instead, or was silent for too long.
+            TwinDied: it ended, or did not answer in time.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # why it ended is told below
+        with contextlib.suppress(BrokenPipeError):  # the reason is reported below
             self._process.stdin.write(f"{steps}\n")
             self._process.stdin.flush()
         return float(self._answer(patience_s, f"no answer for {patience_s:.0f} s"))
 
     def close(self) -> None:
-        """End it, and all that it started."""
+        """Kill the process and its own children."""
         self._stack.close()
 
     def _answer(self, seconds: float, late: str) -> Any:
@@ -109,17 +109,17 @@ class Twin:
 
 
 class Twins:
-    """The twins of some workloads, with what was timed so far; a context, which ends them when it is left.
+    """The twins of some workloads, with their times so far; a context manager that ends them on exit.
 
-    All are started before any is awaited, so that they compile side by side.
+    All are started before any is waited for, so that they compile concurrently.
 
     Args:
         torch_python: an interpreter with PyTorch.
-        precision: of our products; PyTorch follows it as `commands` says.
-        num_rows: how many rows each of them holds.
-        seconds: about how long a turn takes.
-        say: called with a line about what goes on, and about each twin that is left out.
-        only: the names of those wanted; all of `commands` if not given.
+        precision: the precision of our matrix products; see `commands` for that of PyTorch.
+        num_rows: number of rows of data in each twin.
+        seconds: approximate length of a turn.
+        say: called with lines about the progress, and about each twin that is left out.
+        only: the names of the twins to start; all of `commands` if not given.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Twins:
         return len(self._twins)
 
     def start(self, workload: str, batch_size: int) -> None:
-        """Start those of a workload; none is waited for."""
+        """Start the twins of a workload, without waiting for them."""
         if workload not in LAYERS:
             return
         torch_python, precision, num_rows = self._options
@@ -164,11 +164,11 @@ class Twins:
                     self._leave_out(f"{workload} / {name}", str(death))
 
     def come_up(self, deadline: Deadline, seconds: float = COMES_UP_S) -> None:
-        """Wait for each, until it has been up to so long on its way; who is late is left out.
+        """Wait for the first line of each, up to `seconds` after its start; a late twin is left out.
 
         Args:
-            deadline: nobody is waited for beyond it.
-            seconds: since its own start.
+            deadline: the time limit of all waiting.
+            seconds: the limit for each, from its own start.
         """
         deaths: dict[str, list[tuple[str, str]]] = {}
         for key, twin in list(self._twins.items()):
@@ -179,11 +179,11 @@ class Twins:
             except TwinDied as death:
                 self._twins.pop(key).close()
                 deaths.setdefault(str(death), []).append(key)
-        for words, keys in deaths.items():  # once, where the reason is the same for all
+        for words, keys in deaths.items():  # one line for twins with the same reason
             self._leave_out(", ".join(together(keys)), words)
 
     def calibrate(self, patience_s: float = PATIENCE_S) -> None:
-        """Find how many steps of each fill a turn, one after the other."""
+        """Find the number of steps of each twin that fill a turn, one twin after the other."""
 
         def action(key: tuple[str, str]) -> None:
             twin = self._twins[key]
@@ -195,7 +195,7 @@ class Twins:
             self._guarded(key, action)
 
     def take(self, workload: str, steps_per_s: float, patience_s: float = PATIENCE_S) -> None:
-        """A turn of each, just after ours, which took so many steps a second."""
+        """Time a turn of each twin of a workload, just after ours, whose speed was `steps_per_s`."""
         self._ours.setdefault(workload, []).append(steps_per_s)
 
         def action(key: tuple[str, str]) -> None:
@@ -207,7 +207,7 @@ class Twins:
                 self._guarded(key, action)
 
     def record(self, workload: str) -> dict[str, dict[str, Any]]:
-        """Name -> what it said of itself, its `steps_per_s`, and the `ratio` ours / theirs, paired by round."""
+        """Return name -> its self-description, its `steps_per_s`, and the `ratio` ours / theirs, paired by round."""
         found = {}
         for (of, name), twin in self._twins.items():
             if of == workload and (speeds := self._theirs[of, name]):
@@ -221,7 +221,7 @@ class Twins:
         return found
 
     def _guarded(self, key: tuple[str, str], action: Callable[[tuple[str, str]], None]) -> None:
-        """Do it; a twin that dies is left out from then on."""
+        """Perform an action with a twin; a twin that dies is left out from then on."""
         try:
             action(key)
         except TwinDied as death:
@@ -235,7 +235,7 @@ class Twins:
 
 
 def together(keys: Sequence[tuple[str, str]]) -> list[str]:
-    """Workloads and twins in few words.
+    """Describe pairs of workload and twin in short form, grouped by twin.
 
     >>> together([("vae", "numpyro"), ("vae", "torch-eager"), ("iwae50", "numpyro")])
     ['vae, iwae50 / numpyro', 'vae / torch-eager']
@@ -249,16 +249,16 @@ def together(keys: Sequence[tuple[str, str]]) -> list[str]:
 def commands(
     torch_python: str, precision: Precision, sizes: dict[str, int]
 ) -> dict[str, list[str]]:
-    """Twin -> its command line. Each name means the same arithmetic at every precision of ours.
+    """Return twin -> its command line. A name means the same arithmetic at every precision of ours.
 
-    `torch-eager` and `torch-compile` are float32, with TensorFloat-32 on GPUs unless "highest" is asked
-    for, as JAX does; beside "bfloat16" there is `torch-compile-bf16` too, by `torch.autocast`. On GPUs each
-    is there a second time, as `torch-graph`, ..: the whole step, Adam included, captured as one CUDA
+    `torch-eager` and `torch-compile` are float32, with TensorFloat-32 on GPUs unless the precision is
+    "highest", as in JAX; with "bfloat16" there is also `torch-compile-bf16`, by `torch.autocast`. On GPUs there
+    is a second version of each, `torch-graph`, ..: the whole step, Adam included, captured as one CUDA
     graph. `numpyro` has no bfloat16.
 
     Args:
         torch_python: an interpreter with PyTorch.
-        precision: of our products.
+        precision: the precision of our matrix products.
         sizes: `Layers` by name, `batch_size` and `rows`.
     """
     platform = jax.default_backend()
@@ -285,7 +285,7 @@ def commands(
 
 
 def captured(name: str) -> str:
-    """What a twin is called where its step is one CUDA graph.
+    """Return the name of the version of a twin whose step is one CUDA graph.
 
     >>> captured("torch-eager"), captured("torch-compile"), captured("torch-compile-bf16")
     ('torch-graph', 'torch-compile-graph', 'torch-compile-graph-bf16')

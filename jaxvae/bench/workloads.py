@@ -1,4 +1,4 @@
-"""What is timed: five models that train, and the log-likelihood of one; random bits of MNIST's shape."""
+"""The workloads: training of five models, and the log-likelihood of one, on random bits of MNIST's shape."""
 
 import time
 from collections import Counter
@@ -39,33 +39,33 @@ class Job(NamedTuple):
 
     run: Run
     batch_size: int
-    """Examples a step."""
+    """Examples per step."""
     compile_s: float
-    """Tracing and compiling, seconds, with nothing from a cache."""
+    """Seconds of tracing and compiling, without a cache."""
     memory_bytes: int
-    """What the compiled program needs beside its inputs and outputs."""
+    """Memory of the compiled program, without its inputs and outputs."""
     products: Counter[Product]
     """Matrix products and convolutions of a step."""
     loop: Callable[[], Loop] | None = None
-    """Compiles the library's own loop over the same step; None where nothing trains."""
+    """Compiles the library's own loop over the same step; None for evaluation."""
 
 
 class Workload(NamedTuple):
-    """What is timed, and at which batch size if none is given."""
+    """A workload: its description, its default batch size, and the function that compiles it."""
 
     about: str
     batch_size: int
     prepare: Callable[[int, Array, Precision], Job]
-    """(batch size, rows of bits, precision of the products) -> compiled."""
+    """(batch size, rows of bits, precision of the matrix products) -> the compiled workload."""
 
 
 def draw_rows(rows: int = ROWS) -> Array:
-    """Random bits, [N, 28, 28], three in ten of them one: the time does not depend on their values."""
+    """Draw random bits, [N, 28, 28], with probability 0.3 of a 1: the time does not depend on their values."""
     return jax.random.bernoulli(jax.random.key(1), 0.3, (rows, *SHAPE)).astype(jnp.float32)
 
 
 def training_job(model: Model, objective: Objective, batch_size: int, rows: Array) -> Job:
-    """The library's step with Adam, a block of them in a dispatch, on slices of the rows in turn; the state is donated."""
+    """Compile blocks of the library's step with Adam, on consecutive slices of the rows; the state is donated."""
     optimizer = optax.adam(1e-3)
     step = make_step(objective, optimizer)
     starts = len(rows) - batch_size + 1
@@ -104,7 +104,7 @@ def training_job(model: Model, objective: Objective, batch_size: int, rows: Arra
 
 
 def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array) -> Job:
-    """`log_likelihood` of `batch_size` images, which is a step here."""
+    """Compile `log_likelihood` of `batch_size` images; one call counts as a step."""
     xs, key = rows[:batch_size], jax.random.key(3)
     options = {"num_samples": num_samples, "chunk_size": CHUNK_SIZE}
     at_once = min(batch_size, max(1, 1000 // CHUNK_SIZE))
@@ -127,15 +127,15 @@ def evaluation_job(model: Model, num_samples: int, batch_size: int, rows: Array)
 
 
 class Layers(NamedTuple):
-    """Sizes of a VAE on the images: 784 - width - width - z, and back."""
+    """Sizes of a VAE on the images: encoder 784 - width - width - z, and the reverse as the decoder."""
 
     width: int
     latent_dim: int
     num_samples: int
-    """Of the bound; one is the ELBO with its closed-form KL."""
+    """K of the IWAE bound; 1 is the ELBO with its closed-form KL."""
 
     def build(self, key: PRNGKey) -> tuple[Model, Objective]:
-        """The model and its objective."""
+        """Build the model and its objective."""
         hidden = (self.width, self.width)
         model = models.vae(key, SHAPE, latent_dim=self.latent_dim, hidden=hidden)
         if self.num_samples == 1:
@@ -152,7 +152,7 @@ LAYERS = {
 
 
 def layers_job(layers: Layers, batch_size: int, rows: Array, precision: Precision) -> Job:
-    """Training of a VAE of these sizes."""
+    """Compile the training of a VAE of these sizes."""
     model, objective = layers.build(jax.random.key(0))
     return training_job(with_precision(model, precision), objective, batch_size, rows)
 
@@ -213,4 +213,4 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 DEFAULT = tuple(name for name in get_args(WorkloadName) if name != "iwae50_128")
-"""What is timed if nobody chooses."""
+"""The default workloads."""

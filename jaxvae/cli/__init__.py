@@ -1,4 +1,4 @@
-"""The command line: `jaxvae train | evaluate | sample | report | bench | data`."""
+"""The command line: `jaxvae train | evaluate | compare | sample | report | bench | data`."""
 
 from jaxvae.cli.main import main
 

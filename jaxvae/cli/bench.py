@@ -1,4 +1,4 @@
-"""`jaxvae bench`: check, measure, print, write; in time, or as far as it came when it was stopped."""
+"""`jaxvae bench`: check the options, measure, print and write, within a time limit or until a signal."""
 
 import os
 import signal
@@ -26,20 +26,20 @@ from jaxvae.types import InputError
 
 SECONDS_A_ROUND = {"default": 1.0, "device": 0.25}
 LAST_S, LATE_S = 5.0, 3.0
-"""Of the budget: for printing, drawing and writing, unless starting took longer; and for what ends late."""
+"""Seconds of the budget reserved for output (more if starting took longer), and for parts that end late."""
 GRACE_S = 3.0
-"""After a signal, for what is under way."""
+"""Seconds to wait for the current operation after a signal."""
 
 
 def bench(command: Bench, begun: float) -> None:
-    """Run it; exits with 128 plus the signal's number where a signal ended it.
+    """Run the command; exit with 128 plus the signal's number if a signal stopped it.
 
     Args:
-        command: what to do.
-        begun: when the call began, of `time.monotonic`.
+        command: the parsed command.
+        begun: the start of the call, a time of `time.monotonic`.
 
     Raises:
-        InputError: an option cannot be used, or the old record is of another machine.
+        InputError: an option is not usable, or the old record is of another machine.
     """
     if command.peers or command.suite == "device":  # a GPU's memory is shared with the twins
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
@@ -53,13 +53,13 @@ def bench(command: Bench, begun: float) -> None:
     with signals() as caught:
         finished = in_time(lambda: _measure(command, findings, deadline), deadline, last, caught)
         if not finished:
-            end_all()  # what is printed now should not wait for twins that compile
+            end_all()  # so that printing does not wait for twins that compile
         if caught or not finished:
             why = f"stopped by {signal.Signals(caught[0]).name}" if caught else "the time was up"
             findings.leave_out(f"{', '.join(findings.waiting) or 'the rest'}: left out: {why}")
         _finish(command, findings, old)
     status = 128 + caught[0] if caught else 0
-    if not finished:  # something goes on that cannot be interrupted, such as a compiler
+    if not finished:  # something that cannot be interrupted still runs, such as a compiler
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -68,15 +68,15 @@ def bench(command: Bench, begun: float) -> None:
 
 
 def deadlines(budget: float | None, begun: float) -> tuple[Deadline, Deadline]:
-    """When to begin nothing more, and when to wait for nothing more.
+    """Return the deadline for starting further parts, and the deadline for waiting for them.
 
     Args:
-        budget: seconds of the whole call; for ever if None.
-        begun: when it began, of `time.monotonic`.
+        budget: seconds of the whole call; no limit if None.
+        begun: its start, a time of `time.monotonic`.
     """
     if budget is None:
         return Deadline(), Deadline()
-    # Where a busy machine was slow to start it, it is as slow to end it.
+    # If a busy machine was slow to start the process, it will be as slow to end it.
     last = min(max(LAST_S, time.monotonic() - begun), budget / 4)
     late = min(LATE_S, budget / 8)
     return Deadline(budget - last - late, begun=begun), Deadline(budget - last, begun=begun)
@@ -85,16 +85,16 @@ def deadlines(budget: float | None, begun: float) -> tuple[Deadline, Deadline]:
 def in_time(
     work: Callable[[], None], deadline: Deadline, last: Deadline, caught: list[int]
 ) -> bool:
-    """Do it in a thread, and return when it is done, when the time is up, or soon after a signal.
+    """Run `work` in a thread, and return when it is done, at the time limit, or soon after a signal.
 
     Args:
-        work: asks `deadline` before whatever takes long.
-        deadline: stopped by a signal.
-        last: when it is not waited for any longer.
-        caught: signals, from `signals`.
+        work: the function to run; it checks `deadline` before every long operation.
+        deadline: the time limit of `work`; a signal ends it.
+        last: the time limit of waiting.
+        caught: the signals received, from `signals`.
 
     Returns:
-        Whether it is done. What it raised is raised.
+        Whether it is done. An error that it raised is raised again.
     """
     errors: list[BaseException] = []
 
@@ -118,7 +118,7 @@ def in_time(
 
 
 def _first(command: Bench) -> dict[str, Any]:
-    """What a record begins with."""
+    """Return the initial content of a record."""
     where, load = machine(command.precision), os.getloadavg()[0]
     if load > 0.5 * where["cpu_count"]:
         _say(f"load {load:.1f}: other programs are running, and times will say little")

@@ -1,4 +1,4 @@
-"""What `jaxvae bench` refuses before it measures anything."""
+"""Checks of the options of `jaxvae bench`, before anything is measured."""
 
 import dataclasses
 import os
@@ -17,10 +17,10 @@ OF_THE_SUITE = ("workloads", "batch_size", "precision", "peers", "scaling")
 
 
 def checked(command: Bench) -> dict[str, Any] | None:
-    """Raise before anything is measured; return the record to compare with.
+    """Check the options, and return the record to compare with, if any.
 
     Raises:
-        InputError: an option cannot be used, or has no effect.
+        InputError: an option is not usable, or has no effect.
     """
     if command.table is not None:
         _require_default(command, [f.name for f in dataclasses.fields(Bench) if f.name != "table"])
@@ -50,7 +50,7 @@ def checked(command: Bench) -> dict[str, Any] | None:
 
 
 def _require_default(command: Bench, names: Any) -> None:
-    """Raise where one of these was given, beside an option that leaves it without effect."""
+    """Refuse options that were given together with an option that makes them ineffective."""
     chosen = "--table" if command.table is not None else f"--suite {command.suite}"
     for field in dataclasses.fields(Bench):
         if field.name in names and getattr(command, field.name) != field.default:

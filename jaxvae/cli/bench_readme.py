@@ -1,4 +1,4 @@
-"""Tables for a README, made from a record of `jaxvae bench` and from nothing else."""
+"""Tables for a README, made only from a record of `jaxvae bench`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from jaxvae.cli.bench_tables import around, microseconds, more_lines
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """Markdown: where it was measured, a row a workload and precision, a sentence for what else was measured.
+    """Return Markdown: the machine, a row per workload and precision, and a line for each other measurement.
 
     Args:
         record: from `jaxvae.bench.read_record`.
@@ -24,7 +24,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def said_of(record: Mapping[str, Any], found: list[tuple[str, str, Any]]) -> str:
-    """The machine, the versions, and how much was timed."""
+    """Describe the machine, the versions, and the number of rounds."""
     where, peers = record["machine"], [one.get("peers", {}) for _, _, one in found]
     versions = {library_of(name): peer["version"] for each in peers for name, peer in each.items()}
     with_them = [f"JAX {where['jax']}", *(f"{name} {its}" for name, its in versions.items())]
@@ -40,7 +40,7 @@ def said_of(record: Mapping[str, Any], found: list[tuple[str, str, Any]]) -> str
 
 
 def library_of(peer: str) -> str:
-    """The library that a peer stands for.
+    """Return the library of a peer.
 
     >>> library_of("torch-compile-graph"), library_of("numpyro")
     ('PyTorch', 'NumPyro')
@@ -60,7 +60,7 @@ def _cells(name: str, precision: str, one: Mapping[str, Any], peers: list[str]) 
 
 
 def ratio(peer: Mapping[str, Any]) -> str:
-    """How many times as fast jaxvae is, and the peer's own time."""
+    """Format the ratio of speeds, jaxvae / peer, and the peer's own time."""
     low, middle, high = (f"{peer['ratio'][key]:.2f}" for key in ("min", "median", "max"))
     return f"{middle}x ({low} to {high}), {microseconds(1 / peer['steps_per_s']['median'])} us"
 

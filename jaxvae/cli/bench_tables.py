@@ -1,4 +1,4 @@
-"""What `jaxvae bench` prints: a table of the workloads, of the peers, a line for each comparison."""
+"""The output of `jaxvae bench`: tables of workloads and peers, and a line for each comparison."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,11 +25,11 @@ HEAD = (
 
 
 RESTLESS = 1.5
-"""How much a ratio may differ from round to round on a machine at rest."""
+"""The largest ratio of maximum to minimum over rounds that is usual on an idle machine."""
 
 
 def print_found(record: Mapping[str, Any]) -> None:
-    """The machine, the workloads in each precision, what else was measured, and what was left out."""
+    """Print the machine, the workloads in each precision, other measurements, and the parts left out."""
     where = record["machine"]
     print(
         f"{where['device']}, {where['cpu_count']} of {where['cpu']}, JAX {where['jax']}, "
@@ -45,7 +45,7 @@ def print_found(record: Mapping[str, Any]) -> None:
 
 
 def print_workloads(found: Mapping[str, Any]) -> None:
-    """A row a workload, the large product, and a line a peer."""
+    """Print a row per workload, the large product, and a row per peer."""
     if found["workloads"]:
         print_table([HEAD, *(_row(name, one) for name, one in found["workloads"].items())])
     if "matmul" in found:
@@ -71,19 +71,19 @@ def print_workloads(found: Mapping[str, Any]) -> None:
 
 
 def peers_of(workloads: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """`workload / peer`, and what was found."""
+    """Yield `workload / peer` and its results."""
     for name, found in workloads.items():
         for peer, one in found.get("peers", {}).items():
             yield f"{name} / {peer}", one
 
 
 def around(spread: Mapping[str, float]) -> str:
-    """The median, and the least and most in brackets."""
+    """Format the median, with minimum and maximum in parentheses."""
     return f"{spread['median']:.2f} ({spread['min']:.2f} to {spread['max']:.2f})"
 
 
 def microseconds(seconds: float) -> str:
-    """Whole ones, or one digit behind the point below a thousand."""
+    """Format a time in microseconds: whole numbers, or with one decimal up to a thousand."""
     return f"{1e6 * seconds:,.0f}" if seconds > 1e-3 else f"{1e6 * seconds:.1f}"
 
 
@@ -116,7 +116,7 @@ def _peer_row(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_more(record: Mapping[str, Any]) -> None:
-    """What --scaling or the suite `device` measured besides."""
+    """Print the further measurements of --scaling or of the suite `device`."""
     print_scaling(record.get("scaling", {}))
     print_devices(record.get("devices", {}))
     for line in more_lines(record):
@@ -124,7 +124,7 @@ def print_more(record: Mapping[str, Any]) -> None:
 
 
 def more_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each way to run a step, each number of models, and for start-up."""
+    """Yield a line for each way to run a step, each number of models, and start-up."""
     for name, way in record.get("ways", {}).items():
         how = f"iwae50 by {name} on one device, a dispatch a step"
         difference = way["difference"]
@@ -148,7 +148,7 @@ def more_lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def print_scaling(found: dict[str, dict[str, Any]]) -> None:
-    """The times along each axis, and the line through them."""
+    """Print the times along each axis, and the line fitted to them."""
     for axis, line in found.items():
         points = zip(line["values"], line["seconds"], strict=True)
         said = ", ".join(f"{1e3 * seconds:.3g} ms at {value}" for value, seconds in points)
@@ -160,7 +160,7 @@ def print_scaling(found: dict[str, dict[str, Any]]) -> None:
 
 
 def print_devices(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """The speed-up on more and more devices."""
+    """Print the speed-up for each number of devices."""
     for name, line in found.items():
         what = "with a batch that grows" if name == "growing" else "with the same batch"
         print(f"iwae50 over devices {what}, examples/s over those of one:")
@@ -173,7 +173,7 @@ def print_devices(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_changes(old: dict[str, Any], record: dict[str, Any], path: Path | None) -> None:
-    """A row for each workload that can be compared, new / old."""
+    """Print a row for each workload that can be compared, new / old."""
     changes, left_out = compare_records(old, record)
     print(f"against {path} (JAX {old['machine'].get('jax')}), new / old:")
     rows = [(c.name, f"{c.steps_per_s:.3f}", f"{c.memory:.3f}", c.verdict) for c in changes]

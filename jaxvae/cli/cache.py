@@ -1,7 +1,7 @@
-"""JAX's compilation cache on disk, for the command line: the second run of a kind starts sooner.
+"""JAX's compilation cache on disk, for the command line: a second run of the same kind starts sooner.
 
-`import jaxvae` leaves it alone. A folder holds the programs of one machine: what was compiled for the
-instructions of one processor may crash another that shares the home folder.
+`import jaxvae` does not use it. A folder holds the programs of one machine: a program compiled for the
+instructions of one processor may crash on another that shares the home folder.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ SWITCH = "JAXVAE_COMPILATION_CACHE"
 """Environment variable: `off`, or the folder to use."""
 
 OWN_SWITCHES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
-"""JAX's own, which win."""
+"""JAX's own environment variables, which take precedence."""
 
 MIN_COMPILE_S = 0.01  # a run compiles dozens of small programs too, which together take a second
 MAX_BYTES = 2**30
 
 
 def use_compilation_cache() -> str | None:
-    """Turn the cache on, unless the environment says otherwise; never fails.
+    """Turn the cache on, unless the environment turns it off; never fail.
 
     Returns:
-        Why it is off, in one line, where it was wanted and cannot be had; else None.
+        One line with the reason if the cache cannot be used; None if it is on or deliberately off.
     """
     wanted = os.environ.get(SWITCH, "")
     if wanted == "off" or any(name in os.environ for name in OWN_SWITCHES):
@@ -52,13 +52,13 @@ def use_compilation_cache() -> str | None:
 
 
 def default_folder() -> Path:
-    """`jaxvae/xla` in the user's cache folder."""
+    """Return `jaxvae/xla` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jaxvae" / "xla"
 
 
 def fingerprint() -> str:
-    """A name for what compiled programs depend on: processor, its usable number, and jaxlib."""
+    """Return a digest of everything that compiled programs depend on: processor, usable cores, and jaxlib."""
     said = [jaxlib.__version__, platform.machine(), platform.processor(), str(usable_cpus())]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -68,7 +68,7 @@ def fingerprint() -> str:
 
 
 def trim(folder: Path, max_bytes: int) -> None:
-    """Delete the oldest files until the rest take no more than this."""
+    """Delete the oldest files until the others take at most `max_bytes`."""
     files = sorted(folder.glob("*-cache"), key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
     for path in files:
@@ -78,10 +78,10 @@ def trim(folder: Path, max_bytes: int) -> None:
 
 
 def can_reload(folder: Path) -> bool:
-    """Whether XLA takes back what it compiled, asked once a folder and remembered in it.
+    """Return whether XLA can reload its compiled programs; tested once per folder and stored there.
 
-    Some versions complain on some processors about programs that they compiled themselves, with a long
-    message for each; there the cache does harm.
+    Some versions print a long warning on some processors for every program that they compiled themselves;
+    there the cache does more harm than good.
     """
     answer = folder / f"reloads-{jax.default_backend()}"
     if not answer.exists():

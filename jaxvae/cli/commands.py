@@ -1,4 +1,4 @@
-"""What each command takes: frozen dataclasses, whose docstrings are the help texts."""
+"""The commands and their options: frozen dataclasses, whose docstrings are the help texts."""
 
 import dataclasses
 from pathlib import Path
@@ -20,8 +20,8 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 class Train:
     """Train a model, evaluate it on the test split, and write a report.
 
-    Without options it learns the digits that come with jaxvae, in under a minute. Everything goes
-    to a folder of its own, `runs/NAME`. A run that was stopped goes on by --resume.
+    Without options it trains on the digits that come with jaxvae, in under a minute. All output goes
+    to the run's own folder, `runs/NAME`. A run that was stopped is continued by --resume.
     """
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
@@ -29,34 +29,34 @@ class Train:
     name: str | None = None
     """Name of the run; made from the data, the objective and the time if not given."""
     runs_dir: Path = Path("runs")
-    """The folder that the run's own folder is made in."""
+    """Folder in which the run folder is made."""
     resume: Path | None = None
-    """Go on with this run folder from its last checkpoint, to the same bits as if it had never
-    stopped. Its options stay what they were. A folder of many runs goes on with all of them."""
+    """Continue the run of this folder from its last checkpoint, with the same bits as if it had never
+    stopped. Its options stay the same. For a folder of several runs, all of them are continued."""
     max_minutes: float | None = None
-    """Save, say how to go on, and end with exit status 75 before so many minutes have passed since the
-    command began: for machines that are lent for a time. A resumed run has the minutes of its own
-    command. It leaves early by the longest that it has been at one thing, such as compiling; what is
-    not trained, evaluated and reported by then, --resume does."""
+    """Time limit in minutes from the start of the command, for machines that are lent for a time: before it,
+    the command saves the run, prints how to continue, and exits with status 75. The limit of a resumed run
+    counts from its own command. The command stops early by the longest time that one operation, such as
+    compiling, has taken; --resume does the remaining training, evaluation and report."""
     seeds: int | None = None
-    """Train so many runs at once, with the seeds `seed`, `seed` + 1, ..: one compiled program, a run
-    folder each in `runs/NAME`, and the standard deviation between them at the end."""
+    """Train this number of runs together, with the seeds `seed`, `seed` + 1, ..: one compiled program, a run
+    folder for each in `runs/NAME`, and the standard deviation between them at the end."""
     learning_rates: tuple[float, ...] = ()
-    """Train a run with each of these, all at once; with --seeds or --betas, every combination."""
+    """Train a run with each of these learning rates, all together; with --seeds or --betas, every combination."""
     betas: tuple[float, ...] = ()
-    """The same for weights of the rate."""
+    """Train a run with each of these weights of the rate, all together; combined as --learning-rates."""
     devices: int | None = None
-    """How many devices share each step; all there are if not given. The numbers do not depend on it."""
+    """Number of devices that share each step; all if not given. The results do not depend on it."""
     distributed: Flag = False
     """This is one of several processes that train together, started by SLURM, Open MPI, GKE or on a TPU
-    pod, which says how to find the others."""
+    pod, whose environment tells how to reach the others."""
     coordinator: str | None = None
-    """The same, started by hand: HOST:PORT of process 0, a free port. Start the same command on every
-    machine, each with its own --process-id; only process 0 writes and prints."""
+    """HOST:PORT of process 0 (a free port), for several processes that are started by hand. Start the same
+    command on every machine, each with its own --process-id; only process 0 writes and prints."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     connect_timeout_s: float = 60.0
     """Seconds to wait for the others."""
 
@@ -65,56 +65,56 @@ class Train:
 class Evaluate:
     """Print the ELBO and an importance-weighted log-likelihood of a trained run, with errors.
 
-    Samples stream through in chunks, so memory does not grow with their number. Flags ask for more:
-    what they find is printed, written beside the run, and shown by its report from then on.
+    Samples are computed in chunks, so memory does not grow with their number. Flags add further studies:
+    their results are printed, written to the run folder, and included in reports written later.
     """
 
     run: RunPath
     """A run folder, such as runs/digits-elbo-20260131-235959."""
     num_samples: int = 5000
-    """K, how many samples of z each example gets in the importance-weighted estimate."""
+    """K, the number of samples of z for each example in the importance-weighted estimate."""
     split: Literal["test", "valid", "train"] = "test"
-    """Which examples."""
+    """Split to evaluate on."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the lowest validation loss, or the last one."""
     chunk_size: int = 100
-    """Samples of an example that are computed together."""
+    """Number of samples of an example that are computed at once."""
     ais: Flag = False
-    """Annealed importance sampling on the first examples, and a sandwich of log p(x) between a lower
-    and an upper bound on examples drawn from the model."""
+    """Annealed importance sampling on the first examples, and lower and upper bounds on log p(x) for
+    examples drawn from the model."""
     gaps: Flag = False
-    """How much of log p(x) is lost by the family of q(z|x), and how much by the encoder."""
+    """The approximation gap (due to the family of q(z|x)) and the amortisation gap (due to the encoder)."""
     structure: Flag = False
-    """Mutual information, marginal KL, use of z by the decoder; in words what is amiss."""
+    """Mutual information, marginal KL, use of z by the decoder; with warnings in words."""
     probes: Flag = False
-    """How well classifiers and clusters of the posterior means tell the labels; with known factors of
-    the data, scores of disentanglement."""
+    """Accuracy of classifiers and clusters of the posterior means in predicting the labels; if the data have
+    known factors, also scores of disentanglement."""
     imputation: Flag = False
-    """Hide values, fill them in, and compare with the truth."""
+    """Hide values, impute them, and compare with the truth."""
     study: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
-    """How far these go."""
+    """Sizes and options of these studies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Put trained runs side by side: one table, and paired differences on the same test examples.
+    """Compare trained runs: one table, and paired differences on the same test examples.
 
     Every run is evaluated on the same examples and the same draws of them, so that differences have
-    far smaller errors than the numbers themselves. Writes a page with figures, and JSON beside it.
+    far smaller errors than the numbers themselves. Writes a page with figures, and a JSON file.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Two run folders or more; differences are from the first one."""
     num_samples: int = 1000
-    """K, how many samples of z each example gets in the importance-weighted estimate."""
+    """K, the number of samples of z for each example in the importance-weighted estimate."""
     split: Literal["test", "valid", "train"] = "test"
-    """Which examples."""
+    """Split to evaluate on."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the lowest validation loss, or the last one."""
     chunk_size: int = 100
-    """Samples of an example that are computed together."""
+    """Number of samples of an example that are computed at once."""
     output: Path | None = None
-    """Where to write the page (.html); `comparison.html` beside the first run if not given."""
+    """File for the page (.html); `comparison.html` in the parent folder of the first run if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +124,14 @@ class Sample:
     run: RunPath
     """A run folder, such as runs/digits-elbo-20260131-235959."""
     num: int = 64
-    """How many."""
+    """Number of samples."""
     label: int | None = None
-    """The class to draw examples of, for a model that can be given one."""
+    """Class to draw examples of, for a model that is conditional on a class."""
     seed: int = 0
-    """Where the draws come from."""
+    """Seed of the draws."""
     output: Path | None = None
-    """Where to write the picture (.png); the array goes beside it (.npy). In the run folder if not
-    given."""
+    """File for the picture (.png); the array is written to the same path with .npy. `samples.png` in the run
+    folder if not given."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the lowest validation loss, or the last one."""
 
@@ -150,62 +150,62 @@ class Report:
 class Bench:
     """Measure how fast training and evaluation run on this machine.
 
-    The workloads take turns. Their data are random bits of MNIST's shape, on the device. `efficiency` is
-    the time of a step's matrix products and convolutions alone over the time of the step; `of matmul`
-    the flop a second of the step over that of one large matrix product; `loop` the time of the bare step
-    over that of a step in training itself, which gathers and binarises rows and merges metrics; all
-    timed in the same rounds.
+    The workloads are timed in turn. Their data are random bits of MNIST's shape, on the device. `efficiency`
+    is the time of a step's matrix products and convolutions alone / the time of the step; `of matmul` the flop
+    per second of the step / that of one large matrix product; `loop` the time of the bare step / that of a
+    step in the training loop, which gathers and binarises rows and merges metrics; all timed in the same
+    rounds.
     """
 
     workloads: tuple[WorkloadName, ...] = DEFAULT
-    """Which ones; all but `iwae50_128`, which is `iwae50` at batch 128, if not given."""
+    """Workloads to time; if not given, all except `iwae50_128`, which is `iwae50` at batch size 128."""
     suite: SuiteName = "default"
-    """`device` is for a machine that is at hand for minutes: `vae`, `iwae50` and `iwae50_128` in float32 and
-    bfloat16 beside their peers, and in the library's loop; then start-up, ways to run a step, evaluation,
+    """`device` is for a machine that is available for minutes: `vae`, `iwae50` and `iwae50_128` in float32 and
+    bfloat16 with their peers, and in the library's loop; then start-up, ways to run a step, evaluation,
     and 1, 8 and 32 models in one program."""
     budget_seconds: float | None = None
-    """End within so many seconds, compiling included, and say what was left out."""
+    """Time limit in seconds, compiling included; the parts left out are listed."""
     rounds: int = 5
-    """How often each has its turn."""
+    """Number of turns of each workload."""
     seconds_a_round: float | None = None
-    """About how long a turn takes; 1 if not given, 0.25 in the suite `device`."""
+    """Approximate length of a turn in seconds; 1 if not given, 0.25 in the suite `device`."""
     batch_size: int | None = None
-    """Examples a step; each workload's own if not given. Of `evaluation`, the images of a call."""
+    """Examples per step; each workload's own if not given. For `evaluation`, images per call."""
     precision: Precision = "float32"
-    """Of the products, as of `jaxvae train`: float32 is what JAX does with it on the device, on GPUs
-    often TensorFloat-32; bfloat16 rounds the operands and sums in float32; highest is all of float32."""
+    """Precision of the matrix products, as in `jaxvae train`: float32 is JAX's default on the device, on GPUs
+    often TensorFloat-32; bfloat16 rounds the operands and sums in float32; highest is full float32."""
     peers: Flag = False
-    """Time the steps of `vae` and `iwae50` in PyTorch, eager and compiled, on a GPU also with the whole step as
-    one CUDA graph, and in NumPyro too, in the same rounds, and print how many times as fast jaxvae is. What
-    is not installed, or not up after two minutes, is left out. They compile beside jaxvae."""
+    """Also time the steps of `vae` and `iwae50` in PyTorch, eager and compiled, on a GPU also with the whole
+    step as one CUDA graph, and in NumPyro, in the same rounds, and print the ratios of speed. A peer that is
+    not installed, or not ready after two minutes, is left out. Peers compile at the same time as jaxvae."""
     torch_python: Path | None = None
-    """The interpreter that has PyTorch, for the peers; this one if not given. It needs no jaxvae."""
+    """Python interpreter with PyTorch, for the peers; this one if not given. It needs no jaxvae."""
     out: Path | None = None
-    """Where to write the numbers (JSON): after every part, and when it is stopped."""
+    """File for the numbers (JSON); it is written after every part, and when the command is stopped."""
     compare: Path | None = None
-    """What an earlier `jaxvae bench --out` wrote on this machine, in this precision: print new / old."""
+    """File that an earlier `jaxvae bench --out` wrote on this machine, in this precision: print new / old."""
     figure: Path | None = None
-    """Where to write a picture of the efficiencies, and of the ratios to the peers (.png)."""
+    """File for a picture of the efficiencies, and of the ratios to the peers (.png)."""
     scaling: Flag = False
-    """Time `iwae50` against batch, K and width as well, with a line through each; on 1, 2, 4, .. devices;
-    by jit, pmap and shard on one; and 8 models of `vae` and of `iwae50` in one program."""
+    """Also time `iwae50` for several batch sizes, K and widths, with a line fitted to each; on 1, 2, 4, ..
+    devices; by jit, pmap and shard on one device; and 8 models of `vae` and of `iwae50` in one program."""
     table: Path | None = None
-    """Measure nothing: print the tables of what an earlier `jaxvae bench --out` wrote, for a README."""
+    """Measure nothing: print tables for a README from the file that an earlier `jaxvae bench --out` wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Load a data set and say what is in it; a TFDS set is decoded once and kept."""
+    """Load a data set and describe it; a TFDS set is decoded once and cached."""
 
     data: Annotated[str, tyro.conf.Positional] = "digits"
     """`digits`, `shapes`, a .npy or .npz file, an alignment, a folder of IDX files, or the name of a
     TFDS image set."""
     data_dir: str | None = None
-    """Where prepared TFDS sets lie (TFDS's own default if not given)."""
+    """The folder of prepared TFDS sets (TFDS's own default if not given)."""
     binarize: Literal["dynamic", "static", "threshold", "none"] = "none"
     """How grey levels become bits."""
     valid_size: int | None = None
-    """How many training examples to hold out for validation."""
+    """Number of training examples to hold out for validation."""
 
 
 COMMANDS = {

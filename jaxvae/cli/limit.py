@@ -1,4 +1,4 @@
-"""`jaxvae train --max-minutes`: whatever it is doing, the command has ended before they are up."""
+"""`jaxvae train --max-minutes`: the process ends before the time limit, whatever it is doing."""
 
 import contextlib
 import dataclasses
@@ -16,11 +16,11 @@ from jaxvae.runs.folder import default_name
 from jaxvae.runs.stop import TIME_IS_UP, require_minutes
 
 LAST_S = 1.0
-"""Seconds before the end at which nobody waits any longer."""
+"""Seconds before the time limit at which the process is ended."""
 
 
 def process_begun() -> float:
-    """When this process was started, of `time.monotonic`; now, where the system does not say."""
+    """Return the start of this process as a time of `time.monotonic`; now, if the system does not provide it."""
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -31,14 +31,14 @@ def process_begun() -> float:
 
 @contextlib.contextmanager
 def in_time(command: Any, begun: float) -> Iterator[Any]:
-    """Inside, the process ends when its minutes are up; the command to run then has those that are left.
+    """End the process at the time limit while inside; yield the command with the minutes that are left.
 
-    Most runs leave in good order before. But nothing can be asked of a program while it compiles, or of a
-    page while it is drawn; there the process just ends, as if it had been killed, which a run outlives.
+    Most runs stop by themselves before. But compilation, or drawing of a page, cannot be interrupted; then
+    the process just ends, as if it had been killed, which does not damage the run folder.
 
     Args:
-        command: as parsed.
-        begun: when the process was started, of `time.monotonic`.
+        command: the parsed command.
+        begun: the start of the process, a time of `time.monotonic`.
 
     Raises:
         InputError: the minutes are not a positive number.
@@ -65,7 +65,7 @@ def _path(command: Train) -> Path:
 
 
 def _end(path: Path) -> None:
-    """End the process, whatever its other threads are at."""
+    """End the process, whatever its other threads are doing."""
     line = "its minutes were up before the run began; give it more"
     if path.exists():
         line = (
@@ -75,5 +75,5 @@ def _end(path: Path) -> None:
     if hosts.is_first():
         print(line, file=sys.stderr, flush=True)
     hosts.leave("its minutes were up", TIME_IS_UP)
-    sys.stdout.flush()  # what a file was to get
+    sys.stdout.flush()  # for output redirected to a file
     os._exit(TIME_IS_UP)

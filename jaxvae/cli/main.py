@@ -1,4 +1,4 @@
-"""Entry point: parse, run, and turn what the user can mend into one line and exit status 2."""
+"""Entry point: parse and run a command; errors of the user's input become one line and exit status 2."""
 
 import os
 import sys
@@ -33,15 +33,15 @@ from jaxvae.runs.words import TITLES, rows_of, sentences_of
 from jaxvae.types import InputError, Model
 
 CLOSED = 141
-"""The status of a process whose output was closed, as a shell says of one that SIGPIPE ended."""
+"""The exit status if the output was closed, the same as a shell gives for SIGPIPE."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run `jaxvae` with these arguments, or with those of the process.
 
-    Exits with 0; with 2 after one line on stderr, where the input could not be used; or with 128
-    plus the signal's number where a signal stopped a run, or 75 where its minutes were up; the run was
-    saved first. With 141, and no word, where its output was closed.
+    Exit status: 0; 2 after one line on stderr, if the input is not usable; 128 plus the signal's number
+    if a signal stopped a run, or 75 if its time limit did, after saving the run; 141, without a message,
+    if its output was closed.
     """
     terminal = Terminal()
     begun = process_begun() if args is None else time.monotonic()
@@ -64,14 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
             again = f"go on with `jaxvae train --resume {stop.path}`"
             print(f"{stop}, and saved; {again}", file=sys.stderr, flush=True)
         if args is None and stop.status == TIME_IS_UP:
-            os._exit(stop.status)  # an orderly exit can take longer than is left
+            os._exit(stop.status)  # a normal exit can take longer than the time left
         sys.exit(stop.status)
     except KeyboardInterrupt:
         terminal.close()
         hosts.leave("interrupted", 130)
         print("interrupted", file=sys.stderr)
         end(130)
-    except BrokenPipeError:  # whoever reads, such as `head`, has gone: nobody is left to tell
+    except BrokenPipeError:  # the reader, such as `head`, has ended: no message is possible
         terminal.close()
         hosts.leave("its output was closed", CLOSED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -190,7 +190,7 @@ def _sample(command: Sample, _: Terminal) -> None:
 
 
 def _of_class(model: Any, label: int | None) -> Model:
-    """The plain model to draw from: `given` a class where one is asked for."""
+    """Return the model to draw from: `given` the class, if a label was passed."""
     if label is not None:
         if not isinstance(model, Conditional):
             raise InputError(f"label: has no effect for {type(model).__name__}; leave it out")
@@ -220,13 +220,13 @@ def _data(command: Data, _: Terminal) -> None:
 
 
 def _is_reported(run: RunFolder) -> bool:
-    """Whether there is a report of these results, from a call that was stopped."""
+    """Return whether an earlier call has already written a report of these results."""
     report, results = run.report_path, run.path / "results.json"
     return report.exists() and report.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _write_report(run: RunFolder, which: str = "best") -> None:
-    from jaxvae.reports import write_report  # matplotlib, which no other command needs
+    from jaxvae.reports import write_report  # imports matplotlib, which not all commands need
 
     write_report(run, which)
 
@@ -264,7 +264,7 @@ def _print_results(results: dict[str, Any]) -> None:
 
 
 def confusion_table(counts: Sequence[Sequence[int]]) -> str:
-    """Rows of true classes, columns of what they were taken for."""
+    """Format a confusion matrix: rows are true classes, columns are predicted classes."""
     width = max(5, len(str(max(map(max, counts)))) + 1)
     head = "  true \\ taken for " + "".join(f"{c:>{width}}" for c in range(len(counts)))
     rows = [f"{c:>17} " + "".join(f"{n:>{width}}" for n in row) for c, row in enumerate(counts)]

@@ -1,4 +1,4 @@
-"""`jaxvae train --seeds N` and its like: train, print a row a run and how they spread."""
+"""`jaxvae train --seeds N` and similar: train several runs, print a row per run and their spread."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ HEAD = ("", "log p(x)", "ELBO", "rate", "distortion", "active units")
 
 
 def is_many_runs(command: Train) -> bool:
-    """Whether many runs are asked for, or to be gone on with."""
+    """Return whether the command trains or resumes several runs."""
     if command.resume is not None:
         return is_many(command.resume)
     return command.seeds is not None or bool(command.learning_rates or command.betas)
 
 
 def train_many_runs(command: Train, terminal: Terminal) -> ManyFolder:
-    """Train them, and print what came of it.
+    """Train or resume several runs, and print their results.
 
     Raises:
         InputError: a value is not usable.
@@ -48,7 +48,7 @@ def train_many_runs(command: Train, terminal: Terminal) -> ManyFolder:
 
 
 def print_spread(found: Mapping[str, Any]) -> None:
-    """A row a run, and one for each group of seeds."""
+    """Print a row per run, and one per group of seeds."""
     k = found["log_likelihood_num_samples"]
     print(f"{found['split']} split, {found['examples']:,} examples, log p(x) by IWAE-{k}, nats:")
     print_table([HEAD, *(_row(row, found["failed"], found["latent_dim"]) for row in found["rows"])])

@@ -1,4 +1,4 @@
-"""From arguments to a command; what cannot be understood becomes one line."""
+"""Parsing of arguments into a command; parse errors become one line."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,16 @@ from jaxvae.types import InputError
 
 
 def parse(args: list[str]) -> Any:
-    """The command that the arguments ask for.
+    """Parse the arguments into a command.
 
     Raises:
-        InputError: they cannot be understood.
-        SystemExit: help was asked for, and printed.
+        InputError: the arguments are not valid.
+        SystemExit: help was requested, and printed.
     """
     command = _parse(args, Train())
     if not isinstance(command, Train) or command.resume is None:
         return command
-    # Parsed again over the stored configuration, what differs from it was given by the user.
+    # Parsed again with the stored configuration as default: what differs was given by the user.
     stored = first_run(command.resume).config()
     again = _parse(args, Train(config=stored))
     _require_unchanged(stored, again.config, command.resume)
@@ -65,7 +65,7 @@ def _parse(args: list[str], train: Train) -> Any:
 
 
 def one_line(box: str) -> str:
-    """What a boxed message of tyro says, up to its first rule, and where to find help."""
+    """Return the text of a boxed message of tyro, up to its first rule, with a hint on where to find help."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.splitlines()]
     body = [line for line in lines if line and line[0] not in "╭╰"]
     message: list[str] = []

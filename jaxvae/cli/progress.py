@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: a bar where there is a terminal, else plain lines."""
+"""Progress of a run on the terminal: a bar if stderr is a terminal, and plain lines."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ from jaxvae.runs.train import Reporter
 
 
 class Terminal(Reporter):
-    """A progress bar on stderr with nats, steps/s and time left; a line an evaluation on stdout."""
+    """A progress bar on stderr with nats, steps/s and time left, and one line per evaluation on stdout."""
 
     def __init__(self):
         self.bar: tqdm | None = None
@@ -36,14 +36,14 @@ class Terminal(Reporter):
         )
 
     def progress(self, step: int, steps_per_s: float) -> None:
-        """Move the bar; nothing is fetched from the device for it."""
+        """Move the bar, without fetching anything from the device."""
         if self.bar is not None:
             self.bar.set_description(f"training {self.nats}", refresh=False)
             self.bar.update(step - self.bar.n)
         self.steps_per_s = steps_per_s
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """Print a line; the nats go into the bar as well."""
+        """Print a line, and show the nats in the bar too."""
         loss = {split: record[split]["loss"] for split in ("train", "valid") if split in record}
         self.nats = " ".join(f"{split} {nats:.2f}" for split, nats in loss.items()) + " nats"
         left = (self.total_steps - record["step"]) / self.steps_per_s
@@ -70,7 +70,7 @@ class Terminal(Reporter):
             self.close()
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

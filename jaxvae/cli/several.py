@@ -1,4 +1,4 @@
-"""The processes that a command names, from the first word between them to the last."""
+"""Distributed training on the command line: joining the other processes, and leaving them."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from jaxvae.hosts.runtime_log import held_back
 from jaxvae.runs.stop import Interrupted
 from jaxvae.types import InputError
 
-LATE_S = 5.0  # an error of a collective comes sooner than the word of who was lost
+LATE_S = 5.0  # an error of a collective arrives before the message that names the lost process
 
 
 @contextlib.contextmanager
 def joined(command: Any) -> Iterator[None]:
-    """Inside, this process and the others that the command names train together."""
+    """Connect this process with the others that the command names, for the length of the context."""
     if not isinstance(command, Train) or not _is_one_of_several(command):
         yield
         return
@@ -38,7 +38,7 @@ def joined(command: Any) -> Iterator[None]:
             hosts.finish()
             raise
         except Exception as error:
-            time.sleep(LATE_S)  # should another process be lost, a thread ends this one now
+            time.sleep(LATE_S)  # if another process was lost, a thread ends this process meanwhile
             hosts.leave(f"{type(error).__name__}: {error}"[:300], 1)
             traceback.print_exc()
             end(1)
@@ -58,7 +58,7 @@ def _is_one_of_several(command: Train) -> bool:
 
 
 def end(status: int) -> NoReturn:
-    """Exit; where there are other processes, without the orderly exit that waits for them."""
+    """Exit; with several processes, without the normal exit that would wait for the others."""
     if hosts.count() == 1:
         sys.exit(status)
     sys.stdout.flush()

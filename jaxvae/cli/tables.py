@@ -1,10 +1,10 @@
-"""Rows of cells on the terminal."""
+"""Tables on the terminal."""
 
 from collections.abc import Sequence
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Rows of cells in aligned columns, the first of them to the left."""
+    """Print rows of cells in aligned columns: the first left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *cells in rows:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]

@@ -1,4 +1,4 @@
-"""Data by name or path, with its support stated and its binarisation explicit; knows no model."""
+"""Data sets by name or path, with a stated support and explicit binarisation; independent of any model."""
 
 from jaxvae.data.dataset import Dataset
 from jaxvae.data.describe import describe

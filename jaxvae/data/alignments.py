@@ -12,7 +12,7 @@ from jaxvae.types import InputError
 ALIGNMENTS = (".a2m", ".afa", ".fa", ".fasta")
 SEQUENCE_IDENTITY = 0.8
 
-# The gap comes first: class 0 is what an encoder is shown in place of a missing value.
+# The gap comes first: an encoder sees class 0 in place of a missing value.
 SYMBOLS = "-ACDEFGHIKLMNPQRSTVWY"
 """The letter of each class: the gap, then the 20 amino acids."""
 
@@ -20,15 +20,15 @@ _GAP, _UNKNOWN, _INSERT, _REFUSED = 0, len(SYMBOLS), 254, 255
 
 
 def read_alignment(path: Path, sequence_identity: float | None) -> Raw:
-    """The focus columns of an alignment as classes of `SYMBOLS`.
+    """Read the focus columns of an alignment, as classes of `SYMBOLS`.
 
-    Upper-case letters and "-" are match columns; lower-case letters and "." are insertions and left
-    out. Focus columns are the match columns where the first sequence, the query, has a residue.
+    Upper-case letters and "-" are match columns; lower-case letters and "." are insertions, which are left
+    out. Focus columns are the match columns in which the first sequence, the query, has a residue.
     X, an unknown residue, is a missing value.
 
-    `weight[i] = 1 / #{j: identity(i, j) >= sequence_identity}`, i among the j: near copies share the
-    weight of one sequence. Whole clusters of them are held out, so no neighbour lies on the other
-    side of a split, and the weights of the training sequences know nothing of the others.
+    `weight[i] = 1 / #{j: identity(i, j) >= sequence_identity}`, where j includes i: near copies share the
+    weight of one sequence. Clusters of near copies are held out as a whole, so no two neighbours lie in
+    different splits, and the weights of the training sequences do not depend on the others.
 
     Raises:
         InputError: there is no such file, or it is no alignment; the message names the sequence.
@@ -84,7 +84,7 @@ def _require_identity(identity: float | None) -> None:
 
 
 def _sequences(path: Path) -> list[tuple[str, str]]:
-    """Names and letters of a FASTA file, in order."""
+    """Read the names and letters of a FASTA file, in order."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
@@ -111,7 +111,7 @@ def _sequences(path: Path) -> list[tuple[str, str]]:
 
 
 def _matched(sequences: list[tuple[str, str]], path: Path) -> tuple[list[str], np.ndarray]:
-    """Names, and the codes of the match columns [N, L]."""
+    """Return the names, and the codes of the match columns [N, L]."""
     table = _table()
     rows, names = [], []
     for name, letters in sequences:
@@ -136,7 +136,7 @@ def _matched(sequences: list[tuple[str, str]], path: Path) -> tuple[list[str], n
 
 
 def _table() -> np.ndarray:
-    """The code of every byte: a class, unknown, an insertion, or refused."""
+    """Return the code of every byte: a class, unknown, an insertion, or refused."""
     table = np.full(256, _REFUSED, np.uint8)
     table[ord("a") : ord("z") + 1] = table[ord(".")] = _INSERT
     table[ord("X")] = _UNKNOWN

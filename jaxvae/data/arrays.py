@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files, never pickles."""
+"""Arrays in .npy and .npz files; pickles are never loaded."""
 
 import tokenize
 import zipfile
@@ -38,12 +38,12 @@ _OF_COUNTS = {"counts": "x", "batch": "label", **_OTHERS}
 
 
 def read_arrays(path: Path) -> Raw:
-    """One array [N, *event] in an .npy; of an .npz its `counts`, or its arrays by `splits_of`.
+    """Read one array [N, *event] from an .npy file; from an .npz its `counts`, or its arrays by `splits_of`.
 
-    A folder of .npy files is read as an .npz of arrays of their names.
+    A folder of .npy files is read like an .npz with arrays of these names.
 
     Raises:
-        InputError: the file is broken, holds pickled objects, or names its arrays otherwise.
+        InputError: the file is broken, holds pickled objects, or has arrays with other names.
     """
     if path.is_dir():
         return _raw({file.stem: read_file(file)["x"] for file in npy_files(path)}, path)
@@ -51,10 +51,10 @@ def read_arrays(path: Path) -> Raw:
 
 
 def open_arrays(path: Path) -> Raw:
-    """The arrays of an .npy file, or of a folder of them, as `NpyFile`s: nothing of them is read yet.
+    """Open an .npy file, or a folder of them, as `NpyFile`s, without reading any rows.
 
     Raises:
-        InputError: as `read_arrays`; it is an .npz, whose arrays cannot be read row by row.
+        InputError: as `read_arrays`; or the path is an .npz, whose arrays cannot be read row by row.
     """
     if path.is_dir() and (files := npy_files(path)):
         return _raw({file.stem: NpyFile(file) for file in files}, path)
@@ -69,7 +69,7 @@ def open_arrays(path: Path) -> Raw:
 
 
 def npy_files(folder: Path) -> list[Path]:
-    """The .npy files of a folder."""
+    """Return the .npy files of a folder, sorted."""
     return sorted(folder.glob("*.npy"))
 
 
@@ -102,7 +102,7 @@ def _counts(found: Arrays, path: Path) -> Raw:
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz by its name, or the one of an .npy as `x`.
+    """Read every array of an .npz by its name, or the array of an .npy as `x`.
 
     Raises:
         InputError: there is no such file, it is broken, or it holds pickled objects.
@@ -145,8 +145,8 @@ def _pickled(path: Path) -> InputError:
 def splits_of(arrays: Arrays, where: str) -> dict[str, dict[str, Any]]:
     """Sort arrays into splits by their names.
 
-    `x` with maybe `y`, `mask`, `weight` and `factors` is a source without splits; otherwise `x_train` or
-    `train`, `x_valid` or `valid`, `x_test` or `test`, each with maybe `y_train`, `mask_train`, ..
+    `x` with optional `y`, `mask`, `weight` and `factors` is a source without splits; otherwise `x_train` or
+    `train`, `x_valid` or `valid`, `x_test` or `test`, each with optional `y_train`, `mask_train`, ..
 
     Raises:
         InputError: a name is unknown, doubled, or missing.

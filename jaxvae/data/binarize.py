@@ -1,4 +1,4 @@
-"""Bits from grey levels when data are loaded; `Dataset.observe` redraws them at every use."""
+"""Binarisation of grey levels when data are loaded; dynamic binarisation is in `Dataset.observe`."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,10 +18,10 @@ _SPLIT_NUMBER = {"all": 0, "train": 0, "valid": 1, "test": 2}
 
 
 def require_options(binarize: str, key: PRNGKey | None) -> None:
-    """Refuse an unknown `binarize`, a missing key, and a key without effect.
+    """Refuse an unknown `binarize`, a missing key, or a key without effect.
 
     Raises:
-        InputError: see above.
+        InputError: `binarize` or `key` is not usable.
     """
     require_choice("binarize", binarize, BINARIZE)
     if binarize == "static":
@@ -34,7 +34,7 @@ def require_options(binarize: str, key: PRNGKey | None) -> None:
 
 
 def require_grey(where: str, support: str, binarize: str) -> None:
-    """Refuse to binarise what is no grey level.
+    """Refuse to binarise data that are not grey levels.
 
     Raises:
         InputError: the data are bits already, counts, or reals.
@@ -49,7 +49,7 @@ def require_grey(where: str, support: str, binarize: str) -> None:
 
 
 def draw_static(key: PRNGKey, contents: Contents) -> dict[str, dict[str, np.ndarray]]:
-    """Draw each bit once, with a key folded from (key, split, row), so no other row matters."""
+    """Draw each bit once, with a key folded from (key, split, row), so a row's bits do not depend on other rows."""
     return _with_bits(
         contents,
         {
@@ -60,7 +60,7 @@ def draw_static(key: PRNGKey, contents: Contents) -> dict[str, dict[str, np.ndar
 
 
 def threshold(contents: Contents) -> dict[str, dict[str, np.ndarray]]:
-    """A bit is 1 where the value is above half of full scale."""
+    """Set a bit to 1 where the value is above half of full scale."""
     half = contents.scale / 2
     bits = {split: (x > half).astype(np.uint8) for split, x in _pixels(contents).items()}
     return _with_bits(contents, bits)

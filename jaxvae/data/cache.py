@@ -1,4 +1,4 @@
-"""Decoded arrays kept on disk, so that a data set is decoded once on a machine."""
+"""A disk cache of decoded arrays, so that a data set is decoded only once per machine."""
 
 import contextlib
 import hashlib
@@ -13,11 +13,11 @@ import numpy as np
 from jaxvae.data.arrays import read_file
 from jaxvae.types import InputError
 
-_FORM = 1  # of what is kept; raise it when decoding changes
+_FORM = 1  # version of the cached content; raise it when decoding changes
 
 
 def cache_folder() -> Path:
-    """`$JAXVAE_CACHE`, else `$XDG_CACHE_HOME/jaxvae`, else `~/.cache/jaxvae`."""
+    """Return `$JAXVAE_CACHE`, else `$XDG_CACHE_HOME/jaxvae`, else `~/.cache/jaxvae`."""
     if own := os.environ.get("JAXVAE_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def state_of(files: Iterable[Path]) -> str:
-    """A short digest of each file's path, size and time of change."""
+    """Return a short digest of the path, size and modification time of all files."""
     digest = hashlib.sha256(str(_FORM).encode())
     for file in sorted(files):
         stat = file.stat()
@@ -34,13 +34,13 @@ def state_of(files: Iterable[Path]) -> str:
 
 
 def cached(name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    """The arrays that `make` gives, kept in an .npz called `name`.
+    """Return the arrays of `make()`, cached in an .npz called `name`.
 
-    A kept file that cannot be read is made anew; a folder that cannot be written only warns.
+    A cached file that cannot be read is written again; a folder that cannot be written only causes a warning.
     """
     path = cache_folder() / f"{name}.npz"
     if path.is_file():
-        # A damaged file is no loss: a sound one takes its place below.
+        # A damaged file is replaced below.
         with contextlib.suppress(InputError):
             return read_file(path)
     arrays = make()

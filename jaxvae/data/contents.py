@@ -1,4 +1,4 @@
-"""What the numbers are: checks of raw arrays, and the compact form in which they are kept."""
+"""Checks of raw arrays: the kind of their values, and the compact form in which they are stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _LARGEST_COUNT = 2**24  # above it float32, in which models compute, skips integ
 
 @dataclass(frozen=True)
 class Form:
-    """What the values are, and how their rows are kept.
+    """The kind of the values, and how rows are stored.
 
     Args:
         support: the name of the support.
         scale: the stored value that means 1.
-        dtype: that x is kept in.
-        high: the value that means 1 in bits as the source stores them, 1 or full scale.
-        bounds: the smallest and the largest value kept.
+        dtype: the dtype in which x is stored.
+        high: for bits, the value by which the source stores a 1: 1 or full scale.
+        bounds: the smallest and the largest stored value.
     """
 
     support: str
@@ -35,7 +35,7 @@ class Form:
     bounds: tuple[float, float]
 
     def keep(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rows as they are kept, of rows as the source stores them."""
+        """Convert rows from the form of the source to the stored form."""
         x = shown(arrays["x"], arrays.get("mask"))
         x = (
             (x > 0).astype(np.uint8)
@@ -48,7 +48,7 @@ class Form:
         return {"x": x, **others}
 
     def holds(self, arrays: Mapping[str, np.ndarray]) -> bool:
-        """Whether rows as the source stores them are what this says."""
+        """Return whether rows in the form of the source have values of this kind."""
         x = shown(arrays["x"], arrays.get("mask"))
         if self.support == "boolean":
             return bool(((x == 0) | (x == self.high)).all())
@@ -63,7 +63,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the arrays of a source are: one form for all splits."""
+    """The result of checking a source's arrays: one form for all splits."""
 
     event_shape: tuple[int, ...]
     form: Form
@@ -73,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Contents:
-    """Judged arrays: `x` in its compact dtype, what else examples bring, what the values are."""
+    """Checked arrays: `x` in its compact dtype, the other fields of examples, and the kind of the values."""
 
     splits: Splits
     event_shape: tuple[int, ...]
@@ -85,10 +85,10 @@ class Contents:
 
 
 def judge(raw: Raw) -> Contents:
-    """Check raw arrays, see `look_at`, and keep them in compact form.
+    """Check raw arrays, see `look_at`, and convert them to compact form.
 
     Raises:
-        InputError: an array is empty, of the wrong shape or dtype, or holds values of no support.
+        InputError: an array is empty, has the wrong shape or dtype, or holds values outside every support.
     """
     judged = look_at(raw)
     return Contents(
@@ -103,15 +103,15 @@ def judge(raw: Raw) -> Contents:
 
 
 def look_at(raw: Raw) -> Judged:
-    """Check arrays in blocks of rows and decide, over all splits at once, what their values are.
+    """Check arrays in blocks of rows and decide, over all splits at once, the kind of their values.
 
-    What the source says, if it does. Otherwise bits where every value is 0 or 1 (or, as 8-bit
-    images keep them, 0 or 255); grey levels where the dtype is uint8; counts where it is another
-    integer; reals or the unit interval where it is a float, by its range. Where a mask is 0 the
-    value is left out of this and stored as 0.
+    It is the kind that the source declares, if any. Otherwise: bits if every value is 0 or 1 (or, as in
+    8-bit images, 0 or 255); grey levels if the dtype is uint8; counts if it is another integer; for
+    floats, the unit interval or reals, by their range. Where a mask is 0 the value is ignored and stored
+    as 0.
 
     Raises:
-        InputError: an array is empty, of the wrong shape or dtype, or holds values of no support.
+        InputError: an array is empty, has the wrong shape or dtype, or holds values outside every support.
     """
     event_shape = _event_shape(raw)
     require_fields(raw)
@@ -145,7 +145,7 @@ def _num_classes(raw: Raw) -> int | None:
 
 
 def _form(raw: Raw) -> Form:
-    """What the values of all splits are, and the compact dtype of every `x`."""
+    """Decide the kind of the values of all splits, and the compact dtype of every `x`."""
     families = {split: _family(raw, split) for split in raw.splits}
     dtype = np.dtype(next(iter(raw.splits.values()))["x"].dtype)
     if raw.kind == "category":

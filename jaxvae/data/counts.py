@@ -1,4 +1,4 @@
-"""Tables of counts without the rows and columns that say nothing."""
+"""Removal of empty rows and columns from tables of counts."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from jaxvae.types import InputError
 
 
 def without_empty(where: str, contents: Contents) -> Contents:
-    """Counts [N, D] without the columns that are zero in all splits, then without zero rows.
+    """Remove from counts [N, D] the columns that are zero in all splits, then the rows that are zero.
 
     Raises:
-        InputError: the data are no table of counts, or nothing would be left of a split.
+        InputError: the data are not a table of counts, or a split would become empty.
     """
     if contents.support != "nonnegative_integer" or len(contents.event_shape) != 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`Dataset`: compact arrays on the host, and the pure function that shows one to a model."""
+"""`Dataset`: compact arrays on the host, and the pure function that converts an example to a model input."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ BINARIZE: Mapping[str, str] = {
     "static": "bits were drawn once, when the data were loaded",
     "threshold": "a bit is 1 where the value is above half of full scale",
 }
-"""The ways to turn grey levels into bits, and what each means."""
+"""The ways to binarise grey levels, each with its meaning."""
 
 SUPPORTS: Mapping[str, constraints.Constraint] = {
     "boolean": constraints.boolean,
@@ -35,34 +35,34 @@ SUPPORTS: Mapping[str, constraints.Constraint] = {
     "real": constraints.real,
     "nonnegative_integer": constraints.nonnegative_integer,
 }
-"""The supports a dataset can have besides `categories(C)`, by name; "category" names those."""
+"""The supports that a dataset can have, by name, except `categories(C)`, whose name is "category"."""
 
 DEQUANTIZE_LEVELS = 2**15
-"""How many places there are in the cell of a grey level for `dequantize` to draw from."""
+"""The number of points in the cell of a grey level from which `dequantize` draws."""
 
 
 def categories(num_categories: int) -> constraints.Constraint:
-    """The class numbers 0, 1, .., C - 1."""
+    """Return the support of class numbers 0, 1, .., C - 1."""
     return constraints.integer_interval(0, num_categories - 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Splits of one data set, held on the host in the dtype that takes least room.
+    """The splits of one data set, on the host, in a compact dtype.
 
     Args:
         name: short name.
         source: one line for humans: where the data came from and how they were split.
-        splits: some of train, valid and test; each, but a train that stays `OnDisk`, maps to `x` [N, *event] and, where there are
-            any, `label` [N] int32, `mask` [N, *event] uint8, 1 where a value was observed (the
-            others are stored as 0), `weight` [N] float32, how much an example counts, and `factors`
-            [N, F] int32, what the example was made of, which no model is shown.
+        splits: some of train, valid and test, each (except a train that stays `OnDisk`) a mapping to `x`
+            [N, *event] and optionally `label` [N] int32, `mask` [N, *event] uint8, 1 where a value was
+            observed (the others are stored as 0), `weight` [N] float32, the weight of an example, and
+            `factors` [N, F] int32, the factors that generated the example, which no model sees.
         event_shape: shape of one example.
-        support: where one value lies, as `observe` shows it to a model.
+        support: the support of one value, as `observe` returns it.
         binarize: "none", "dynamic", "static" or "threshold".
         scale: the stored value that means 1; `observe` divides by it.
-        num_classes: number of classes, or None where there are no labels.
-        num_categories: C where a value is one of the class numbers 0, 1, .., C - 1, else None.
+        num_classes: number of classes of the labels, or None without labels.
+        num_categories: C if a value is one of the class numbers 0, 1, .., C - 1, else None.
         dequantize: whether `observe` spreads each grey level over its cell.
     """
 
@@ -80,20 +80,20 @@ class Dataset:
     def observe(
         self, key: PRNGKey | None, x_stored: Shaped[AnyArray, "*event"]
     ) -> Float[Array, "*event"]:
-        """One stored example as a model sees it: pure, so `vmap` it inside a jitted step.
+        """Convert one stored example to a model input: pure, so `vmap` it inside a jitted step.
 
         `x = x_stored / scale`; with `binarize="dynamic"` a draw of Bernoulli(x); with `dequantize`
         `x = (x_stored + u) / (scale + 1)`, u uniform in the unit interval.
 
         Args:
-            key: one typed key; used by `binarize="dynamic"` and `dequantize`, otherwise None will do.
+            key: one typed key; used by `binarize="dynamic"` and `dequantize`, may be None otherwise.
             x_stored: one example [*event] in the stored dtype.
 
         Returns:
             float32 [*event].
 
         Raises:
-            InputError: `x_stored` is not one example, or a key is needed and there is none.
+            InputError: `x_stored` is not one example, or a key is needed but missing.
 
         >>> import jax, jaxvae.data
         >>> digits = jaxvae.data.load("digits", binarize="dynamic")
@@ -114,16 +114,16 @@ class Dataset:
         return bernoulli(key, x / self.scale)  # type: ignore[arg-type]
 
     def as_categories(self, num_categories: int | None = None) -> "Dataset":
-        """The same stored numbers read as class numbers 0, 1, .., C - 1, for a categorical likelihood.
+        """Return the data set with its stored numbers as class numbers 0, .., C - 1, for a categorical likelihood.
 
         Args:
-            num_categories: C; None: 256 for 8-bit grey levels (one more than `scale`), 2 for bits.
+            num_categories: C; if None, 2 for bits, and for grey levels one more than `scale` (256 for 8 bits).
 
         Returns:
             A data set that shares the arrays, with support `categories(C)` and scale 1.
 
         Raises:
-            InputError: the stored values are no whole numbers, or do not lie below C.
+            InputError: the stored values are not whole numbers below C.
 
         >>> import jaxvae.data
         >>> jaxvae.data.load("digits").as_categories().num_categories
@@ -162,7 +162,7 @@ class Dataset:
 
     @property
     def support_name(self) -> str:
-        """The support in words: "category" or a name of `SUPPORTS`."""
+        """The name of the support: "category" or a key of `SUPPORTS`."""
         return support_name(self.support)
 
     @cached_property
@@ -179,7 +179,7 @@ class Dataset:
         return digest.hexdigest()
 
     def sampled(self, most: int) -> "Dataset":
-        """The same where train is in memory; else with at most so many evenly spaced rows of it, read."""
+        """Return a data set whose train is in memory; if it is on disk, at most `most` evenly spaced rows are read."""
         train = self.splits["train"]
         if not isinstance(train, OnDisk):
             return self
@@ -187,7 +187,7 @@ class Dataset:
         return dataclasses.replace(self, splits=splits)
 
     def record(self) -> dict[str, Any]:
-        """What a run writes down of its data, ready for JSON; changed data change `sha256`."""
+        """Return the record that a run keeps of its data, ready for JSON; `sha256` changes with the data."""
         return {
             "name": self.name,
             "source": self.source,
@@ -214,7 +214,7 @@ class Dataset:
 def observed(arrays: Arrays) -> np.ndarray:
     """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them.
 
-    Of a split on disk `x` itself, whose smallest and largest values are known.
+    For a split on disk it returns the column `x`, whose smallest and largest values are known.
     """
     if isinstance(arrays, OnDisk):
         return cast(np.ndarray, arrays["x"])
@@ -222,17 +222,17 @@ def observed(arrays: Arrays) -> np.ndarray:
 
 
 def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-    """Bits with probabilities x: `uniform(key) < x`, so 0 is never and 1 is always drawn."""
+    """Draw bits with probabilities x by `uniform(key) < x`, so x = 0 always gives 0 and x = 1 always gives 1."""
     bits = (uniform(key, x.shape) < x).astype(jnp.float32)
-    # Drawn once: XLA would fuse the draw into all that uses it, K times in an IWAE.
+    # Drawn once: XLA would fuse the draw into each use of it, K times in an IWAE.
     return jax.lax.optimization_barrier(bits)
 
 
 def spread(key: PRNGKey, x: Float[AnyArray, "*event"]) -> Float[Array, "*event"]:
     """Whole numbers below 256, each moved to a uniform draw from its cell (x, x + 1).
 
-    `x + (k + 1/2) / 2^15`, k uniform in 0, 1, .., 2^15 - 1: exact in float32, so that no draw is
-    rounded onto the edge of its cell, where a density on the open unit interval has no value.
+    `x + (k + 1/2) / 2^15`, k uniform in 0, 1, .., 2^15 - 1: exact in float32, so no draw is
+    rounded onto the edge of its cell, where a density on the open unit interval is not defined.
 
     Source: Theis, van den Oord and Bethge (2016), "A note on the evaluation of generative models".
     """
@@ -241,7 +241,7 @@ def spread(key: PRNGKey, x: Float[AnyArray, "*event"]) -> Float[Array, "*event"]
 
 
 def support_name(support: constraints.Constraint) -> str:
-    """The name of a support, or its repr where it is none that data can have."""
+    """Return the name of a support, or its repr if data cannot have it."""
     if isinstance(support, type(categories(2))):
         return "category"
     for name, known in SUPPORTS.items():

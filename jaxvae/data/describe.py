@@ -1,4 +1,4 @@
-"""A data set as a small table of text."""
+"""A summary of a data set as a small text table."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from jaxvae.data.on_disk import OnDisk
 
 
 def describe(dataset: Dataset) -> str:
-    """What a data set is and how its splits look, in lines of text.
+    """Describe a data set and its splits in lines of text.
 
-    Values are the stored ones divided by `scale`, before anything is drawn, without missing ones.
+    Values are the observed stored values divided by `scale`, before any binarisation or dequantisation.
 
     >>> import jaxvae.data
     >>> print(describe(jaxvae.data.load("digits")).splitlines()[0])
@@ -37,7 +37,7 @@ def describe(dataset: Dataset) -> str:
 
 
 def _of_rows(dataset: Dataset) -> dict[str, str]:
-    """What masks and weights amount to, split by split, and how many values each factor has."""
+    """Summarise masks and weights for each split, and the number of values of each factor."""
     facts = {}
     in_memory = {s: a for s, a in dataset.splits.items() if not isinstance(a, OnDisk)}
     if factors := [arrays["factors"] for arrays in in_memory.values() if "factors" in arrays]:

@@ -1,4 +1,4 @@
-"""The data that come with an installed package: scikit-learn's digits."""
+"""Data that come with an installed package: scikit-learn's digits."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,7 @@ from jaxvae.data.raw import Raw
 
 
 def read_digits() -> Raw:
-    """1,797 hand-written digits of 8x8 pixels with levels 0..16, and their classes.
+    """Return 1,797 handwritten digits of 8x8 pixels with levels 0..16, and their classes.
 
     Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
     """
@@ -27,10 +27,10 @@ def read_digits() -> Raw:
 
 
 def _table() -> np.ndarray:
-    """A row for each image, [1797, 65]: the pixels, then the class.
+    """Read one row for each image, [1797, 65]: the pixels, then the class.
 
-    From the file itself where it lies as it does now: to import scikit-learn takes longer than
-    all the rest of reading, and every run that starts would wait for it.
+    If scikit-learn's data file is at its usual path, it is read directly: importing scikit-learn takes longer
+    than everything else here, and would delay the start of every run.
     """
     package = find_spec("sklearn")
     if package is not None and package.origin is not None:

@@ -1,4 +1,4 @@
-"""What examples bring besides x: labels, masks of what was observed, weights, factors."""
+"""The optional fields of examples besides x: labels, masks of observed values, weights, factors."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxvae.data.scan import extremes, is_bits, zeros
 from jaxvae.types import InputError
 
 DTYPES = {"label": np.int32, "mask": np.uint8, "weight": np.float32, "factors": np.int32}
-"""What is kept of what examples bring besides x."""
+"""The optional fields of examples besides x, with their stored dtypes."""
 
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -18,7 +18,7 @@ def require_fields(raw: Raw) -> None:
     """Check the `label`, `mask`, `weight` and `factors` of every split.
 
     Raises:
-        InputError: one of them has another shape than its examples ask for, or unusable values.
+        InputError: the shape of a field does not match `x`, or its values are not usable.
     """
     checks = {"label": _label, "mask": _mask, "weight": _weight, "factors": _factors}
     for split, arrays in raw.splits.items():
@@ -32,7 +32,7 @@ def require_fields(raw: Raw) -> None:
 
 
 def missing_note(raw: Raw) -> tuple[str, ...]:
-    """How many values the masks leave out, in a phrase; nothing where there is no mask."""
+    """Return a phrase with the number of missing values; an empty tuple without masks."""
     masks = [arrays["mask"] for arrays in raw.splits.values() if "mask" in arrays]
     missing, values = sum(map(zeros, masks)), sum(int(np.prod(mask.shape)) for mask in masks)
     return (f"{missing:,} of {values:,} values missing",) if masks else ()

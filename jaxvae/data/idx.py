@@ -1,4 +1,4 @@
-"""IDX, the form in which MNIST and its relatives were first published.
+"""IDX files, the format in which MNIST and related data sets were first published.
 
 A file is two zero bytes, a byte for the dtype, a byte for the number of axes, each axis as a
 big-endian uint32, and the values.
@@ -25,10 +25,10 @@ _FILES = {
 
 
 def read_idx_folder(folder: Path) -> Raw:
-    """The four files of MNIST's layout, plain or gzipped.
+    """Read a folder with the four files of MNIST's layout, plain or gzipped.
 
     Raises:
-        InputError: a file is missing, damaged, or holds something else than its name says.
+        InputError: a file is missing, damaged, or does not hold what its name says.
     """
     paths = {name: _find(folder, name) for names in _FILES.values() for name in names}
     missing = [f"{name}[.gz]" for name, path in paths.items() if path is None]
@@ -46,17 +46,17 @@ def read_idx_folder(folder: Path) -> Raw:
 
 
 def parse_idx(data: bytes, where: str) -> np.ndarray:
-    """The array in the bytes of an IDX file.
+    """Parse the bytes of an IDX file.
 
     Args:
         data: the whole file, not compressed.
-        where: what messages call it.
+        where: the name of the file in error messages.
 
     Returns:
         The array, in the machine's byte order.
 
     Raises:
-        InputError: the header is none of IDX, or the bytes are fewer or more than it announces.
+        InputError: the header is not an IDX header, or the number of bytes differs from what it states.
 
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 7]), "two bytes")
     array([5, 7], dtype=uint8)

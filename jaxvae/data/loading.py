@@ -1,4 +1,4 @@
-"""`load`: read, judge, draw what is drawn once, split."""
+"""`load`: read a data set, check its values, binarise it if that happens once, and split it."""
 
 import operator
 from collections.abc import Callable
@@ -43,38 +43,38 @@ def load(
     """Load a data set by name or path.
 
     Args:
-        name_or_path: "digits" (scikit-learn's, embedded), "shapes" (pictures with known factors,
-            rendered), the path of an .npy file [N, *event], of an .npz file (`x` and maybe `y`,
-            `mask`, `weight`, `factors`; or `x_train`, `x_test` and maybe `x_valid`, `y_train`,
-            `mask_train`, ..; or `counts` and maybe `batch`), of a folder of .npy files of such names, of
-            an alignment (.a2m, .afa, .fa, .fasta), of a folder of MNIST's four IDX files, or else a
-            TFDS name such as "mnist".
-        data_dir: where TFDS keeps its data; for a TFDS name only.
+        name_or_path: "digits" (from scikit-learn), "shapes" (rendered pictures with known factors), the
+            path of an .npy file [N, *event], of an .npz file (`x` and optionally `y`, `mask`, `weight`,
+            `factors`; or `x_train`, `x_test` and optionally `x_valid`, `y_train`, `mask_train`, ..; or
+            `counts` and optionally `batch`), of a folder of .npy files with such names, of an alignment
+            (.a2m, .afa, .fa, .fasta), of a folder of MNIST's four IDX files, or else a TFDS name such
+            as "mnist".
+        data_dir: the folder of TFDS's data; for a TFDS name only.
         binarize: "none"; "dynamic": bits redrawn at every use; "static": drawn once from `key`;
             "threshold": 1 above half of full scale.
         key: one typed key, for `binarize="static"` only.
-        dequantize: show grey levels 0, 1, .., scale as (level + u) / (scale + 1), u uniform in the
+        dequantize: convert grey levels 0, 1, .., scale to (level + u) / (scale + 1), u uniform in the
             unit interval and drawn anew at every use, for densities on the open unit interval. The
             density of x is then in nats per unit of that scale; adding D log(scale + 1) to its NLL
             gives an upper bound on the NLL of the levels.
-        valid_size: examples of train to hold out for validation; 0: none; None: the source's own
-            validation split, or else a tenth. Of an alignment, at most so many.
+        valid_size: number of training examples to hold out for validation; 0: none; None: the source's
+            own validation split, or else a tenth. For an alignment it is an upper limit.
         sequence_identity: sequences of an alignment that agree in this share of their columns or
             more share one sequence's weight, `weight[i] = 1 / #{j: identity(i, j) >= it}`, and
-            stay on one side of the split, as do chains of them; 1.0 or None: no weights, rows
+            stay in the same split, as do chains of them; 1.0 or None: no weights, rows
             split at random.
-        drop_empty: of counts [N, D], leave out the columns without any count, then such rows.
+        drop_empty: leave out of counts [N, D] the columns without any count, then the rows without any.
         cache: keep decoded TFDS images in `$JAXVAE_CACHE` or the user's cache folder; not of a stream.
-        stream: leave the rows of train on disk, for `jaxvae.training.make_feed`: of an .npy file, a
-            folder of them, or a TFDS name. The other splits are read; where they are held out they get
-            a tenth, and at most 10,000 rows each. Arrays are checked in one pass, TFDS records by
-            1,000 evenly spaced ones and then whenever one is read.
+        stream: leave the rows of train on disk, for `jaxvae.training.make_feed`: for an .npy file, a
+            folder of them, or a TFDS name. The other splits are read into memory; a split that is held
+            out gets a tenth, and at most 10,000 rows. Arrays are checked in one pass; of TFDS records,
+            1,000 evenly spaced ones are checked first, and each one when it is read.
 
     Returns:
-        The splits, and what one value is. Integer arrays other than uint8 are counts; uint8 arrays
-            are grey levels; arrays of zeros and ones are bits; `counts` are counts. A `mask`, of
+        The splits, and the support of one value. Integer arrays other than uint8 are counts; uint8
+            arrays are grey levels; arrays of zeros and ones are bits; `counts` are counts. A `mask`, of
             the shape of x, is 1 where a value was observed; elsewhere x may hold anything, NaN
-            included. Residues of an alignment are classes, the gap 0, X missing.
+            included. Residues of an alignment are classes, the gap is class 0, X is missing.
 
     Raises:
         InputError: the data or an option cannot be used; the message says what to do.
@@ -101,7 +101,7 @@ def load(
     if drop_empty:
         contents = without_empty(raw.where, contents)
     splits, scale = contents.splits, contents.scale
-    # Before the split, so that a row's bits do not depend on what is held out.
+    # Before the split, so that a row's bits do not depend on which rows are held out.
     if binarize == "static":
         splits, scale = bits.draw_static(key, contents), 1.0  # type: ignore[arg-type]
     elif binarize == "threshold":
@@ -172,7 +172,7 @@ def _read(
 def _opened(
     name_or_path: str | Path, data_dir: str | Path | None, sequence_identity: float | None
 ) -> Raw:
-    """The same, with its rows left on disk."""
+    """Open a data set with its rows left on disk, without reading them."""
     path = _path(name_or_path, data_dir, sequence_identity)
     if path is None:
         return open_named(str(name_or_path), data_dir)
@@ -186,7 +186,7 @@ def _opened(
 def _path(
     name_or_path: str | Path, data_dir: str | Path | None, sequence_identity: float | None
 ) -> Path | None:
-    """The path that is meant; None where it is a name of TFDS."""
+    """Return the path of the data; None if the name is a TFDS name."""
     if not isinstance(name_or_path, str | Path) or not str(name_or_path):
         raise InputError(f"name_or_path: expected a name or a path, got {name_or_path!r}")
     path = Path(name_or_path).expanduser()
@@ -236,7 +236,7 @@ def _whole(valid_size: int | None) -> int | None:
 
 
 def _frozen(splits) -> MappingProxyType:
-    """Arrays that cannot be written, so that the fingerprint stays true."""
+    """Return the splits with read-only arrays, so that the fingerprint stays correct."""
     frozen = {}
     for split, arrays in splits.items():
         if isinstance(arrays, OnDisk):

@@ -24,18 +24,18 @@ _NOISE = ("OpenCV is not installed", "Variant folder")
 
 
 def read_named(name: str, data_dir: str | Path | None, *, cache: bool) -> Raw:
-    """An image set that TFDS has prepared on this machine, as arrays.
+    """Read an image set that TFDS has prepared on this machine, as arrays.
 
     Args:
         name: `name`, `name/config` or `name:version`.
-        data_dir: where TFDS keeps its data; None: where it keeps them by default.
-        cache: keep the decoded arrays, and use kept ones.
+        data_dir: the folder of TFDS's data; None: its default folder.
+        cache: whether to cache the decoded arrays, and to use cached ones.
 
     Returns:
-        The splits that are called train, validation and test; others are left out.
+        The splits named train, validation (or valid) and test; others are left out.
 
     Raises:
-        InputError: TFDS does not know the name, the data are not prepared, or are no images.
+        InputError: TFDS does not know the name, the data are not prepared, or they are not images.
     """
     with _quiet():
         builder = _checked(name, data_dir)
@@ -43,7 +43,7 @@ def read_named(name: str, data_dir: str | Path | None, *, cache: bool) -> Raw:
 
 
 def open_named(name: str, data_dir: str | Path | None) -> Raw:
-    """The same set with its splits as `Records`, which are read and decoded when they are asked for.
+    """Open an image set as `read_named` does, but with splits as `Records`, which are decoded on access.
 
     Raises:
         InputError: as `read_named`.
@@ -145,7 +145,7 @@ def _wanted(builder: Any) -> list[str]:
 
 
 def _decode(builder: Any) -> dict[str, np.ndarray]:
-    """Every split as arrays, named as an .npz file names them."""
+    """Decode every split to arrays, with the names that an .npz file would have."""
     arrays = {}
     wanted = _wanted(builder)
     for split in wanted:
@@ -170,7 +170,7 @@ def _decode_split(builder: Any, split: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop two warnings of TFDS that the reader can do nothing about."""
+    """Suppress two warnings of TFDS that a user can do nothing about."""
     logger = logging.getLogger("absl")
 
     def keep(record: logging.LogRecord) -> bool:

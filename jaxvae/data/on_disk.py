@@ -1,4 +1,4 @@
-"""Rows that stay on disk: of an .npy file, and of a whole split."""
+"""Rows that stay on disk: those of an .npy file, and those of a whole split."""
 
 import hashlib
 import os
@@ -18,20 +18,20 @@ from jaxvae.types import InputError
 FINGERPRINT_ROWS = 1000
 
 Reader = Callable[[Int[np.ndarray, "n"]], dict[str, np.ndarray]]
-"""Row numbers -> what these rows hold, by name."""
+"""A function from row numbers to the fields of these rows, by name."""
 
 
 class NpyFile:
-    """An array in an .npy file, read row by row when rows are asked for.
+    """An array in an .npy file, whose rows are read on access.
 
-    By `pread`, not by a memory map: a file that was cut short in the meantime is then an error, where
-    a map would end the process, and pages once read do not count as memory of the process.
+    It uses `pread`, not a memory map: if the file is truncated meanwhile, `pread` gives an error, while a map
+    would kill the process; and pages that were read do not count as memory of the process.
 
     Args:
-        path: the file; it stays open, so that one which takes its place is not mixed with it.
+        path: the file; it stays open, so that a file that replaces it is not mixed with it.
 
     Raises:
-        InputError: it is missing, cut short or damaged, or its rows do not lie one after the other.
+        InputError: the file is missing, truncated or damaged, or its array is not in C order.
     """
 
     def __init__(self, path: Path):
@@ -60,7 +60,7 @@ class NpyFile:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """One row, a slice of rows, or rows [n] by their numbers."""
+        """Read one row, a slice of rows, or rows [n] by their numbers."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step != 1:
@@ -70,7 +70,7 @@ class NpyFile:
         if numbers.ndim == 0:
             return self._array(self._bytes(int(numbers), 1))[0]
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        for at in np.argsort(numbers):  # in the order on disk
+        for at in np.argsort(numbers):  # in disk order
             found[at] = self._array(self._bytes(int(numbers[at]), 1))[0]
         return found
 
@@ -78,7 +78,7 @@ class NpyFile:
         wanted, start = count * self._row_bytes, self._offset + row * self._row_bytes
         parts: list[bytes] = []
         while wanted:
-            try:  # one call gives at most 2 GB
+            try:  # one call returns at most 2 GB
                 part = os.pread(self._file, wanted, start)
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
@@ -96,14 +96,14 @@ class NpyFile:
 
 
 class Bounds(NamedTuple):
-    """The smallest and the largest value that there can be."""
+    """A lower and an upper limit of values."""
 
     low: float
     high: float
 
 
 class Column:
-    """One field of a split on disk: shape, dtype and bounds are known, values are read where asked for."""
+    """One field of a split on disk: its shape, dtype and bounds are known, its values are read on access."""
 
     def __init__(self, split: "OnDisk", name: str, row: np.ndarray, bounds: Bounds | None):
         self._split, self._name, self._bounds = split, name, bounds
@@ -113,7 +113,7 @@ class Column:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """One row, a slice of rows, or rows [n] by their numbers."""
+        """Read one row, a slice of rows, or rows [n] by their numbers."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         numbers = np.asarray(rows)
@@ -124,11 +124,11 @@ class Column:
         self.__array__()
 
     def min(self) -> Any:
-        """A value that none lies below."""
+        """Return a lower limit of the values."""
         return self._known().low
 
     def max(self) -> Any:
-        """A value that none lies above."""
+        """Return an upper limit of the values."""
         return self._known().high
 
     def _known(self) -> Bounds:
@@ -144,14 +144,14 @@ class Column:
 
 
 class OnDisk(Mapping[str, Any]):
-    """A split whose rows stay on disk: `read(rows)` gives those that are asked for.
+    """A split whose rows stay on disk and are read by `read(rows)`.
 
     Args:
-        where: what messages blame.
+        where: the name of the source in error messages.
         size: N, the number of rows.
-        read: rows [n] of 0, .., N - 1 -> their `x` [n, *event] and what else they hold, from any thread.
-        bounds: of `x` and, where there is one, `label`.
-        files: the files that the rows lie in.
+        read: maps row numbers [n] of 0, .., N - 1 to their `x` [n, *event] and other fields; thread-safe.
+        bounds: the bounds of `x` and, if there is one, `label`.
+        files: the files that hold the rows.
     """
 
     def __init__(
@@ -190,11 +190,11 @@ class OnDisk(Mapping[str, Any]):
 
 
 class AllBut:
-    """The rows of a source that are left when some are held out; memory goes with those held out.
+    """A map from row numbers after holding out some rows to row numbers of the source, with O(held) memory.
 
     Args:
-        size: rows of the source.
-        held: which are held out, sorted.
+        size: number of rows of the source.
+        held: the row numbers that are held out, sorted.
 
     >>> AllBut(6, np.array([0, 3]))(np.arange(4)).tolist()
     [1, 2, 4, 5]
@@ -205,5 +205,5 @@ class AllBut:
         self._left_before = held - np.arange(len(held))
 
     def __call__(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """The numbers in the source of these of the rows that are left."""
+        """Return the row numbers in the source of these remaining rows."""
         return rows + np.searchsorted(self._left_before, rows, side="right")

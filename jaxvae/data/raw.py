@@ -1,4 +1,4 @@
-"""What every reader hands on: arrays as they were found, not yet judged, binarised or split."""
+"""`Raw`, the result of every reader: arrays as found, not yet checked, binarised or split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +19,19 @@ class Raw:
 
     Args:
         name: short name of the data.
-        where: the file, folder or name that messages blame.
-        origin: where the arrays came from, for humans.
-        splits: `{"all": ...}` where the source has no split, else some of train, valid and test;
-            each maps to `x` [N, *event] and maybe `label` [N], `mask` [N, *event], `weight` [N],
+        where: the file, folder or name to state in error messages.
+        origin: the source of the arrays, in words for humans.
+        splits: `{"all": ...}` if the source has no splits, else some of train, valid and test;
+            each maps to `x` [N, *event] and optionally `label` [N], `mask` [N, *event], `weight` [N],
             `factors` [N, F].
-        full_scale: the stored value that means 1, where the source declares one.
-        held_out: examples in each of valid and test when the source is one array; None: a tenth.
-        num_classes: declared number of classes, where the source declares one.
-        kind: "count" or "category" where the source says so; None: judged by dtype and values.
+        full_scale: the stored value that means 1, if the source declares one.
+        held_out: examples in each of valid and test when the source has no splits; None: a tenth.
+        num_classes: the number of classes, if the source declares one.
+        kind: "count" or "category" if the source declares it; None: decided by dtype and values.
         num_categories: C, for kind "category".
-        groups: [N], one number for rows too alike to be parted, of a source without splits.
-        notes: what else a user should know of the arrays, for `Dataset.source`.
+        groups: [N], a group number for each row, for a source without splits; rows of one group are so
+            similar that they must stay in the same split.
+        notes: further remarks on the arrays for the user, for `Dataset.source`.
     """
 
     name: str
@@ -47,11 +48,11 @@ class Raw:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line of bounded length, to stand within another message."""
+    """Return an exception's message on one line of at most 300 characters, for use within another message."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def blame(raw: Raw, split: str) -> str:
-    """What a message about a split's arrays begins with."""
+    """Return the name of a split's arrays at the start of an error message."""
     return raw.where if split == "all" else f"{raw.where}, {split}"

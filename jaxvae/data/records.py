@@ -1,4 +1,4 @@
-"""Records of an image set that TFDS has prepared, read by their numbers without TensorFlow."""
+"""Records of an image set that TFDS has prepared, read by number without TensorFlow."""
 
 import contextlib
 import io
@@ -14,11 +14,11 @@ from jaxvae.types import InputError
 
 
 class Records:
-    """The images of a split [N, *event], and their labels where each has one class number.
+    """The images of a split [N, *event], and their labels if each has a single class number.
 
     Args:
-        builder: TFDS's, of a set that is prepared.
-        split: TFDS's name of it.
+        builder: the TFDS builder of a prepared set.
+        split: TFDS's name of the split.
 
     Raises:
         InputError: its files cannot be read.
@@ -30,7 +30,7 @@ class Records:
         self._builder, self._example = builder, cast(Any, tf_example_pb2).Example
         self._image, self._has_label = builder.info.features["image"], label_of(builder) is not None
         with blaming(self._builder):
-            # Of bytes: TFDS's own way to NumPy takes twice as long as all that is done here.
+            # Raw bytes: TFDS's own conversion to NumPy takes twice as long as everything here.
             self._source = builder.as_data_source(split=split).data_source
             self.files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
         image = self._image.shape
@@ -41,10 +41,10 @@ class Records:
         return len(self._source)
 
     def read(self, rows: Int[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-        """`x` [n, *event] and, where there is one, `label` [n] of these rows; from any thread.
+        """Read `x` [n, *event] and, if there is one, `label` [n] of these rows; thread-safe.
 
         Raises:
-            InputError: a file or a record is damaged, or an image is of another shape.
+            InputError: a file or a record is damaged, or an image has another shape.
         """
         found = {"x": np.empty((len(rows), *self.event_shape), self.dtype)}
         if self._has_label:
@@ -74,7 +74,7 @@ class Records:
 
 
 def label_of(builder: Any) -> Any | None:
-    """The feature `label` where it is one class number an image."""
+    """Return the feature `label` if it is one class number per image, else None."""
     feature = dict(builder.info.features.items()).get("label")
     if feature is None or feature.shape != () or np.dtype(feature.np_dtype).kind not in "iu":
         return None
@@ -83,7 +83,7 @@ def label_of(builder: Any) -> Any | None:
 
 @contextlib.contextmanager
 def blaming(builder: Any) -> Iterator[None]:
-    """Say which folder is damaged when its reader, of C++ with errors of its own, fails."""
+    """Raise an error that names the damaged folder if the reader (C++, with its own errors) fails."""
     try:
         yield
     except Exception as error:

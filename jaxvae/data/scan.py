@@ -1,4 +1,4 @@
-"""One pass over an array in blocks of rows, in memory or on disk."""
+"""Passes over an array in blocks of rows, in memory or on disk."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,22 +9,22 @@ BLOCK_BYTES = 2**24
 
 
 class Seen(NamedTuple):
-    """What a pass over the values that were observed found."""
+    """The result of a pass over the observed values."""
 
     low: Any
     high: Any
     only_bits: bool
     """Every value is 0 or 1."""
     only_ends: bool
-    """Every value is 0 or the full scale that was asked about."""
+    """Every value is 0 or `full_scale`; only tested for uint8."""
     not_finite: int
-    """How many values float32 does not hold."""
+    """The number of values that float32 cannot represent as finite numbers."""
     first: tuple[tuple[int, ...], Any] | None
-    """Where the first of these lies, and what it is."""
+    """The index and the value of the first of these."""
 
 
 def blocks(array: Any, *more: Any) -> Iterator[tuple[np.ndarray, ...]]:
-    """The rows of arrays of one length, so many at a time that a block of the first has 16 MB."""
+    """Iterate over arrays of the same length in blocks of rows; a block of the first array has about 16 MB."""
     row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
     rows = max(1, BLOCK_BYTES // max(1, row_bytes))
     for start in range(0, len(array), rows):
@@ -32,23 +32,23 @@ def blocks(array: Any, *more: Any) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def extremes(array: Any) -> tuple[Any, Any]:
-    """The smallest and the largest value; NaN where there is one."""
+    """Return the smallest and the largest value; NaN if there is a NaN."""
     lows, highs = zip(*((block.min(), block.max()) for (block,) in blocks(array)), strict=True)
     return np.min(lows), np.max(highs)
 
 
 def zeros(array: Any) -> int:
-    """How many values are 0."""
+    """Return the number of values that are 0."""
     return sum(int((block == 0).sum()) for (block,) in blocks(array))
 
 
 def is_bits(array: Any) -> bool:
-    """Whether every value is 0 or 1."""
+    """Return whether every value is 0 or 1."""
     return all(_only(block, 1) for (block,) in blocks(array))
 
 
 def look(x: Any, mask: Any | None, full_scale: float) -> Seen:
-    """What the values of x [N, *event] are; where a mask is 0 they count as 0."""
+    """Scan the values of x [N, *event]; where a mask is 0 they count as 0."""
     only_bits = only_ends = True
     lows, highs, not_finite, first, start = [], [], 0, None, 0
     for block in blocks(x) if mask is None else blocks(x, mask):
@@ -69,7 +69,7 @@ def look(x: Any, mask: Any | None, full_scale: float) -> Seen:
 
 
 def shown(x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Values with zeros where its mask is 0, whatever was stored there, NaN included."""
+    """Return the values with zeros where the mask is 0, whatever was stored there, NaN included."""
     return x if mask is None else np.where(mask == 1, x, np.zeros((), x.dtype))
 
 
@@ -78,7 +78,7 @@ def _only(values: np.ndarray, high: float) -> bool:
 
 
 def evenly(size: int, most: int) -> np.ndarray:
-    """At most so many of `size` rows, evenly spaced.
+    """Return the numbers of at most `most` evenly spaced rows of `size` rows.
 
     >>> evenly(10, 4).tolist()
     [0, 2, 5, 7]

@@ -1,4 +1,4 @@
-"""Small pictures with known factors, rendered when they are asked for."""
+"""Small pictures with known factors, rendered when they are loaded."""
 
 from collections.abc import Mapping
 
@@ -8,23 +8,23 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxvae.data.raw import Raw
 
 FACTORS: Mapping[str, int] = {"shape": 3, "scale": 4, "orientation": 8, "x": 8, "y": 8}
-"""What a picture is made of, in the order of the columns of `factors`, and how many values each has."""
+"""The factors of a picture, in the order of the columns of `factors`, with their numbers of values."""
 
-SIZE = 32  # pixels a side of a picture
-SPRITE = 18  # pixels a side of the window that a shape lies in, whole, at any orientation
+SIZE = 32  # pixels along a side of a picture
+SPRITE = 18  # pixels along a side of the window that contains a shape at any orientation
 STEP = 2  # pixels from one position to the next
-LEVELS = 64  # points a pixel that are in the shape or not: 8 x 8
+LEVELS = 64  # points per pixel that are inside or outside the shape: 8 x 8
 
 _SCALES = (0.55, 0.7, 0.85, 1.0)
 
 
 def read_shapes() -> Raw:
-    """6,144 pictures of 32 x 32 pixels: every combination of five factors, once.
+    """Return 6,144 pictures of 32 x 32 pixels: every combination of five factors, once.
 
     A square, an ellipse or a heart; four sizes; eight orientations from 0 to 78.75 degrees, counter
     clockwise; eight places from left to right, and eight from top to bottom. A pixel has levels
-    0..64, the number of its 8 x 8 points that lie in the shape. The square looks the same after 90
-    degrees, so the orientations stop short of that, and no two pictures are alike.
+    0..64, the number of its 8 x 8 points that lie in the shape. A square looks the same after a turn of 90
+    degrees, so all orientations are below that, and no two pictures are alike.
 
     Source: none; the choice of factors follows Matthey et al. (2017), "dSprites". Departs from the
     source: it is not dSprites: smaller, fewer values of each factor, grey edges, and orientations
@@ -44,7 +44,7 @@ def read_shapes() -> Raw:
 
 
 def render() -> tuple[UInt8[np.ndarray, "N H W"], Int[np.ndarray, "N F"]]:
-    """Every picture, levels 0..64, and its factors, the last of which changes fastest.
+    """Render all pictures, with levels 0..64, and return them with their factors; the last factor varies fastest.
 
     >>> pictures, factors = render()
     >>> pictures.shape, factors[-1].tolist()
@@ -62,12 +62,12 @@ def render() -> tuple[UInt8[np.ndarray, "N H W"], Int[np.ndarray, "N F"]]:
 
 
 def sprite(shape: int, scale: float, degrees: float) -> UInt8[np.ndarray, "S S"]:
-    """One shape in the middle of its window: how many of the points of each pixel lie in it.
+    """Render one shape in the middle of its window: for each pixel the number of its points in the shape.
 
     Args:
         shape: 0 a square, 1 an ellipse, 2 a heart.
         scale: 1 is the largest that fits.
-        degrees: by how much it is turned, counter clockwise.
+        degrees: the rotation, counter clockwise.
     """
     across = round(LEVELS**0.5)
     at = (np.arange(SPRITE * across) + 0.5) / across - SPRITE / 2
@@ -83,7 +83,7 @@ def sprite(shape: int, scale: float, degrees: float) -> UInt8[np.ndarray, "S S"]
 def _inside(
     shape: int, u: Float[np.ndarray, "P P"], v: Float[np.ndarray, "P P"]
 ) -> Bool[np.ndarray, "P P"]:
-    """Which points lie in a shape, which has its centre of mass at 0 and lies in the unit circle."""
+    """Return which points lie in a shape, which is within the unit circle with its centre of mass at 0."""
     match shape:
         case 0:
             return np.maximum(abs(u), abs(v)) <= 2 / 3

@@ -1,4 +1,4 @@
-"""Which sequences of an alignment are nearly the same, and how many each has near it."""
+"""Similar sequences of an alignment: the number of neighbours of each, and clusters."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 _BLOCK = 1024
-_SLACK = 1e-6  # of a column: identity * columns is rounded, the number that agree is not
+_SLACK = 1e-6  # columns: identity * columns is rounded, the number of agreeing columns is not
 
 
 class Similarity(NamedTuple):
-    """What pairs of similar sequences amount to."""
+    """Neighbours and clusters of similar sequences."""
 
     neighbours: Int[np.ndarray, "N"]
-    """How many sequences are similar to each, itself among them."""
+    """The number of sequences that are similar to each one, itself included."""
     cluster: Int[np.ndarray, "N"]
-    """The number of its cluster: chains of similar sequences lie in one (single linkage)."""
+    """The cluster number of each sequence: chains of similar sequences form one cluster (single linkage)."""
 
 
 def similarity(
@@ -24,10 +24,10 @@ def similarity(
     num_categories: int,
     identity: float,
 ) -> Similarity:
-    """Compare all pairs: similar are those that agree in `identity` of their columns or more.
+    """Compare all pairs of sequences: a pair is similar if it agrees in a share `identity` of its columns or more.
 
-    `agree(i, j) >= identity * common(i, j)`, over the columns that were observed in both, a gap
-    being a symbol like another. Takes N^2 L C operations and memory of N L and of blocks.
+    `agree(i, j) >= identity * common(i, j)`, over the columns that were observed in both; a gap counts as a
+    symbol. This takes N^2 L C operations, and memory of order N L plus that of blocks.
 
     >>> x = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 2], [1, 1, 1, 2, 2], [3, 4, 5, 6, 7]], np.uint8)
     >>> neighbours, cluster = similarity(x, np.ones(x.shape, bool), 8, 0.8)
@@ -71,7 +71,7 @@ def _joined(
     columns: Int[np.ndarray, "B2"],
     near: Bool[np.ndarray, "B B2"],
 ) -> Int[np.ndarray, "N"]:
-    """Clusters after the pairs of one more block."""
+    """Merge clusters that are connected by the similar pairs of one more block."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

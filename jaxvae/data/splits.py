@@ -1,4 +1,4 @@
-"""Which examples train, which validate and which test: fixed, stated, and free of the seed."""
+"""Division of examples into train, valid and test: fixed, stated, and independent of the run's seed."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from jaxvae.types import InputError
 Arrays = Mapping[str, np.ndarray]
 
 _SEED = 1797
-_GROUP = "group"  # a field while rows are divided, no longer after
+_GROUP = "group"  # a temporary field while rows are divided
 
 
 def divide(
     raw: Raw, splits: Mapping[str, Arrays], valid_size: int | None
 ) -> tuple[dict[str, Arrays], str]:
-    """Make train, valid and test of what the source has, and say how in a phrase.
+    """Make train, valid and test from the splits of a source, and describe in a phrase how.
 
     A source without splits gives a tenth each to valid and test. Rows keep the source's order, and
-    a smaller `valid_size` holds out a subset of what a larger one does. Rows of one group stay
-    together: whole groups are held out, as many as stay within the size.
+    a smaller `valid_size` holds out a subset of the rows of a larger one. Rows of one group stay
+    together: whole groups are held out, as many as fit in the size.
 
     Raises:
         InputError: `valid_size` contradicts the source's own split or would leave a split empty.
@@ -53,10 +53,10 @@ def divide(
 
 
 def permutation(count: int) -> np.ndarray:
-    """The fixed permutation of `count` rows.
+    """Return the fixed permutation of `count` rows.
 
-    It sorts the generator's raw words, since NumPy keeps those the same in every release, and
-    does not promise it for `Generator.permutation`.
+    It sorts the generator's raw words, since NumPy guarantees that these are the same in every release, but
+    does not guarantee it for `Generator.permutation`.
     """
     return np.argsort(np.random.PCG64(_SEED).random_raw(count), kind="stable")
 
@@ -72,7 +72,7 @@ def _hold_out(raw: Raw, arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
 
 
 def _whole_groups(raw: Raw, groups: np.ndarray, size: int) -> np.ndarray:
-    """Rows of whole groups, taken in the fixed order where they still fit; at most `size`."""
+    """Choose whole groups in a fixed order, each if it still fits, and return their rows; at most `size`."""
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     taken, room = np.zeros(len(sizes), bool), size
     for one in permutation(len(sizes)):
@@ -134,23 +134,23 @@ def _sizes(parts: Mapping[str, Arrays], said: str) -> str:
 
 
 def stated(sizes: Mapping[str, int], said: str) -> str:
-    """The sizes of the splits after a phrase that says how they came about."""
+    """Return the phrase `said` about how the splits were made, followed by their sizes."""
     return f"{said}: {', '.join(f'{size:,} {split}' for split, size in sizes.items())}"
 
 
 def held_out(
     raw: Raw, sizes: Mapping[str, int], valid_size: int | None, *, most: int
 ) -> tuple[dict[str, np.ndarray], str]:
-    """What `divide` holds out of a source that is not read whole: sorted rows of its one array or of train.
+    """Choose the rows that `divide` would hold out, for a source that stays on disk: sorted rows of "all" or train.
 
     Args:
         raw: the source.
-        sizes: rows of each of its splits.
-        valid_size: as for `divide`.
-        most: rows that validation and test get where a tenth is more.
+        sizes: the number of rows of each of its splits.
+        valid_size: as in `divide`.
+        most: the largest default number of rows of validation and of test, used if a tenth is more.
 
     Returns:
-        The rows for valid and test that are held out, and the phrase of `divide`.
+        The rows that are held out for valid and test, and the phrase of `divide`.
 
     Raises:
         InputError: as `divide`.

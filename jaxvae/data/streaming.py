@@ -1,4 +1,4 @@
-"""Data sets whose training rows stay on disk: what they are, their splits, and how rows are read."""
+"""Data sets whose training rows stay on disk: the check of their values, their splits, and reading of rows."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ MOST_HELD_OUT = 10_000
 
 
 class Source:
-    """A source on disk, and what its values are.
+    """A source on disk, with the kind of its values.
 
-    Arrays are looked at in one pass over their files. Of records, whose pass would decode them all,
-    evenly spaced ones are looked at; every record is held to that when it is read.
+    Arrays are checked in one pass over their files. For records, a full pass would have to decode all of them,
+    so evenly spaced ones are checked first, and every record is checked against the result when it is read.
 
     Args:
-        raw: with `NpyFile`s or `Records` in place of arrays.
+        raw: a source with `NpyFile`s or `Records` in place of arrays.
 
     Raises:
         InputError: as `look_at`.
@@ -53,12 +53,12 @@ class Source:
             raw.num_categories,
             (*judged.notes, note) if self._of_records else judged.notes,
         )
-        """Its splits are some rows of each."""
+        """The contents, with only some rows of each split."""
 
     def divide(
         self, valid_size: int | None, *, threshold: bool
     ) -> tuple[dict[str, Mapping[str, Any]], str]:
-        """Train on disk, valid and test read, and how that came about in a phrase.
+        """Return train on disk, valid and test in memory, and a phrase that describes how they were split.
 
         Raises:
             InputError: as `jaxvae.data.splits.divide`.

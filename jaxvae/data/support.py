@@ -1,4 +1,4 @@
-"""Does a data set fit a likelihood? The question is asked before anything compiles."""
+"""Checks that a data set fits a likelihood, made before anything compiles."""
 
 from typing import Any
 
@@ -37,11 +37,11 @@ def require_support(dataset: Dataset, likelihood_support: constraints.Constraint
     """Refuse a data set whose values lie outside the likelihood's support.
 
     Args:
-        dataset: what `load` gave.
+        dataset: from `load`.
         likelihood_support: `model.likelihood(z).support`, of one value or of a whole event.
 
     Raises:
-        InputError: the data do not fit; the message lists the remedies.
+        InputError: the data do not fit; the message suggests remedies.
 
     >>> import jaxvae.data
     >>> digits = jaxvae.data.load("digits", binarize="threshold")
@@ -64,7 +64,7 @@ def _one_value(support: constraints.Constraint) -> constraints.Constraint:
 
 
 def _name(support: Any) -> str:
-    """A name of `Dataset.support_name`, "levels", or "" for any other support."""
+    """Return a name as in `Dataset.support_name`, "levels", or "" for any other support."""
     if num_levels(support) is not None:
         return "levels"
     if isinstance(support, type(constraints.interval(0.0, 1.0))) and (
@@ -77,7 +77,7 @@ def _name(support: Any) -> str:
 
 
 def num_levels(support: Any) -> int | None:
-    """How many evenly spaced levels from 0 to 1 a support is made of, if it says so."""
+    """Return the number of evenly spaced levels from 0 to 1 in a support, if it declares one, else None."""
     return getattr(support, "num_levels", None)
 
 
@@ -110,14 +110,14 @@ def _same_categories(support: Any, dataset: Dataset) -> bool:
 
 
 def _stored_levels(dataset: Dataset) -> int | None:
-    """How many levels the stored numbers can have as a model sees them; None: no grid of them."""
+    """Return the number of possible grey levels of the stored values; None if they are not 8-bit grey levels."""
     stored = next(iter(dataset.splits.values()))["x"].dtype
     grey = dataset.support_name == "unit_interval" and stored == np.uint8
     return int(dataset.scale) + 1 if grey else None
 
 
 def _values_fit(dataset: Dataset, support: constraints.Constraint) -> bool:
-    """Whether the data's smallest and largest values, or its first example, obey `support`."""
+    """Return whether the data's smallest and largest values, or its first example, lie in `support`."""
     if support.is_discrete and dataset.support_name not in _FITS["nonnegative_integer"]:
         return False
     if support.event_dim > 0:
@@ -128,7 +128,7 @@ def _values_fit(dataset: Dataset, support: constraints.Constraint) -> bool:
 
 
 def _extremes(dataset: Dataset) -> tuple[float, float]:
-    """The smallest and the largest value that a model can see."""
+    """Return the smallest and the largest value that a model can see."""
     xs = [observed(arrays) for arrays in dataset.splits.values()]
     low, high = min(float(x.min()) for x in xs), max(float(x.max()) for x in xs)
     if not dataset.dequantize:
@@ -150,7 +150,7 @@ def _remedy(dataset: Dataset, needed: Any, name: str) -> str:
 
 
 def _first_remedy(dataset: Dataset, needed: Any, name: str) -> str:
-    """What to load them with, or how else to read them; "" where nothing of that kind helps."""
+    """Return advice on how to load or convert the data; "" if no such change helps."""
     if dataset.dequantize:
         undone = name in ("boolean", "category", "levels", "nonnegative_integer")
         return "load them with dequantize=False" if undone else ""
@@ -178,7 +178,7 @@ def _first_remedy(dataset: Dataset, needed: Any, name: str) -> str:
 
 
 def _why_no_counts(dataset: Dataset) -> str:
-    """What keeps stored reals from being counts."""
+    """Explain why stored floats are not counts; "" if they are not floats, or on disk."""
     xs = [observed(a) for a in dataset.splits.values() if not isinstance(a, OnDisk)]
     if not xs or xs[0].dtype.kind != "f":
         return ""

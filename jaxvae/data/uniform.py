@@ -1,7 +1,7 @@
-"""Uniform draws for whole images: the numbers of `jax.random.uniform`, in a tenth of its time on a CPU.
+"""Uniform draws for whole images: the same numbers as `jax.random.uniform`, in a tenth of its time on a CPU.
 
-On CPUs JAX compiles the rounds of its generator as a loop over arrays, which XLA cannot fuse: of a batch of
-images that takes as long as a tenth of a training step. Written out, the rounds are one pass.
+On CPUs JAX compiles the rounds of its generator as a loop over arrays, which XLA cannot fuse: for a batch of
+images that takes a tenth of the time of a training step. Unrolled, the rounds are fused into one pass.
 """
 
 import math
@@ -17,7 +17,7 @@ PARITY = 0x1BD11BDA
 
 
 def uniform(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Draw float32 from the unit interval, 1 excluded: to the bit what `jax.random.uniform` draws.
+    """Draw float32 numbers from [0, 1), equal to the bit to those of `jax.random.uniform`.
 
     >>> key = jax.random.key(0)
     >>> bool(jnp.all(uniform(key, (2, 3)) == jax.random.uniform(key, (2, 3))))
@@ -34,7 +34,7 @@ def uniform(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
 
 
 def threefry_2x32(key: UInt32[Array, "2"], size: int) -> UInt32[Array, "N"]:
-    """Bits of the counters 0 to N - 1: both words of Threefry-2x32 with 20 rounds, combined by xor.
+    """Compute the random bits of counters 0 to N - 1: both words of Threefry-2x32 (20 rounds), combined by xor.
 
     Source: Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3", section 3.3.
     """

@@ -1,7 +1,7 @@
-"""Several processes that train together, on one machine or many.
+"""Several processes that train together, on one machine or several.
 
-Each runs the same program; their devices form one mesh. Before they start they make sure that they
-run the same code, and from then on each knows when another stops or is lost.
+Each runs the same program; their devices form one mesh. Before they start they check that they
+run the same code, and from then on each detects when another stops or is lost.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from jaxvae.types import InputError
 T = TypeVar("T")
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpyro", "numpy")
-RUNTIME_TIMEOUT_S = 600  # of JAX's own watch, which is to be later than ours
+RUNTIME_TIMEOUT_S = 600  # for JAX's own failure detection, which must react later than ours
 
 _star: Star | None = None
 _process_id = 0
@@ -38,23 +38,23 @@ def initialize(
     *,
     connect_timeout_s: float = 60.0,
 ) -> None:
-    """Join the other processes of a run: afterwards `jax.devices()` are those of all of them.
+    """Join the other processes of a run; afterwards `jax.devices()` returns the devices of all processes.
 
-    Every process calls it first, before anything that uses a device. Under SLURM, Open MPI, GKE and on
-    TPU pods what is not given is found out. On CPUs the processes talk by gloo.
+    Every process must call it before anything that uses a device. Under SLURM, Open MPI, GKE and on
+    TPU pods, arguments that are not given are detected. On CPUs the processes communicate by gloo.
 
-    When a process stops with an error or is lost (killed, or silent for 40 s), the others end with one
-    line on stderr that names it: exit status 1, or that of the error.
+    When a process stops with an error or is lost (killed, or silent for 40 s), the others exit with one
+    line on stderr that names it, and with status 1 or that of the error.
 
     Args:
         coordinator: `HOST:PORT` of process 0, as the others reach it; a free port.
-        num_processes: how many processes there are.
-        process_id: which one this is, from 0.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
         connect_timeout_s: seconds to wait for the others.
 
     Raises:
-        InputError: a value is missing or out of range; the others do not come in time, or run other
-            code or other versions of it; a device was used before.
+        InputError: a value is missing or out of range; the others do not connect in time, or run other
+            code or versions; a device was used before.
 
     >>> initialize("127.0.0.1:7777", num_processes=1, process_id=0)  # nobody to wait for
     >>> count(), is_first()
@@ -113,17 +113,17 @@ def initialize(
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return 1 if _star is None else _star.num_processes
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes and prints; the only process is."""
+    """Return whether this is process 0 (or the only process), which writes and prints."""
     return _process_id == 0
 
 
 def gather(text: str) -> list[str]:
-    """What each process passes to this call, in their order; it waits for all of them.
+    """Gather the `text` of every process, in order of their numbers; wait for all of them.
 
     >>> gather("a")
     ['a']
@@ -132,10 +132,10 @@ def gather(text: str) -> list[str]:
 
 
 def together(function: Callable[[], T]) -> T:
-    """`function()` on every process; if it refuses its input on one, then on all.
+    """Call `function()` on every process; if it raises an InputError on one, raise one on all.
 
     Raises:
-        InputError: from the function, or because it raised on another process.
+        InputError: from the function, on this or on another process.
     """
     refusal: InputError | None = None
     values: list[T] = []
@@ -155,13 +155,13 @@ def together(function: Callable[[], T]) -> T:
 
 
 def require_same(facts: dict[str, str]) -> None:
-    """Make sure that all processes have the same facts.
+    """Refuse facts that are not the same on all processes.
 
     Args:
         facts: name -> value.
 
     Raises:
-        InputError: on every process, where they differ; it says where first.
+        InputError: raised on every process if they differ; it names the first difference.
     """
     said = [json.loads(text) for text in gather(json.dumps(facts))]
     if differing := difference(dict(enumerate(said))):
@@ -169,22 +169,22 @@ def require_same(facts: dict[str, str]) -> None:
 
 
 def advise(line: str) -> None:
-    """What to tell the user to do should a process be lost from now on."""
+    """Set the advice that the user gets if a process is lost from now on."""
     if _star is not None:
         _star.advice = line
 
 
 def leave(line: str, status: int) -> None:
-    """Tell the other processes that this one stops with an error, so that they stop as well.
+    """Tell the other processes that this one stops with an error, so that they stop too.
 
-    The caller ends the process by `os._exit`: an orderly exit would wait for the others.
+    The caller must end the process by `os._exit`: a normal exit would wait for the others.
     """
     if _star is not None:
         _star.leave(line, status)
 
 
 def finish() -> None:
-    """Part from the other processes in good order, when each has come to its end."""
+    """Disconnect from the other processes, when all have finished."""
     global _star
     if _star is not None:
         star, _star = _star, None
@@ -212,10 +212,10 @@ def _split(coordinator: str) -> tuple[str, int]:
 def _detected(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_s: float
 ) -> tuple[str | None, int | None, int | None]:
-    """What is not given, from the scheduler that started this process."""
+    """Detect missing arguments from the scheduler that started this process."""
     found = (coordinator, num_processes, process_id)
-    with contextlib.suppress(Exception):  # a cluster that JAX knows, but not wholly
-        from jax._src.clusters import ClusterEnv  # JAX tells it to its own `initialize` alone
+    with contextlib.suppress(Exception):  # a cluster that JAX detects only in part
+        from jax._src.clusters import ClusterEnv  # JAX has no public function for this
 
         found = ClusterEnv.auto_detect_unset_distributed_params(
             *found, None, None, math.ceil(timeout_s)
@@ -230,7 +230,7 @@ def _detected(
 
 
 def _facts() -> dict[str, str]:
-    """What all processes must share: the code of jaxvae and what it runs on."""
+    """Return the facts that must be the same on all processes: the code of jaxvae and the versions it uses."""
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "code of jaxvae (sha256)": code_digest(),
@@ -239,7 +239,7 @@ def _facts() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """A digest of the source of the package.
+    """Return a digest of the source of the package.
 
     >>> len(code_digest())
     16

@@ -1,6 +1,6 @@
-"""What XLA's runtime prints from C++, held back while it may be about a lost process.
+"""Delayed output of XLA's C++ runtime, which is dropped if it is only about a lost process.
 
-When a process is lost, the runtime of the others prints a page and aborts. One line says the same.
+When a process is lost, the runtime of the others prints a page and aborts; our message is a single line.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-HELD_S = 3.0  # so long a text waits for the line that makes it needless
+HELD_S = 3.0  # delay of the output, in which our own line may make it unnecessary
 GREETING = re.compile(
     rb"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is|[\s\d:]"
 )
-"""The pieces of a line that each device says on stdout; the threads of several write theirs between one another's."""
+"""The parts of a line that each device prints to stdout; the lines of several threads may be interleaved."""
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Inside, text written to descriptors 1 and 2 appears on stderr `HELD_S` later; Python's own does not.
+    """Delay text written to descriptors 1 and 2 by `HELD_S`, and print it on stderr; Python's output is not delayed.
 
-    An abort is held as long, for a thread that knows the reason to say it and end the process.
+    An abort is delayed too, so that a thread that knows the reason can print it and end the process.
     """
     streams = sys.stdout, sys.stderr
     kept = [_kept(stream, number) for number, stream in enumerate(streams, 1)]
@@ -37,7 +37,7 @@ def held_back() -> Iterator[None]:
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in kept)
     forwarder = threading.Thread(target=_forward, args=(reading, kept[1]), daemon=True)
     forwarder.start()
-    # `abort` runs its handler in the thread that aborts and dies after it: the handler is to sleep(6).
+    # `abort` runs its handler in the aborting thread before the process dies: the handler is sleep(SIGABRT = 6).
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     before = libc.signal(ctypes.c_int(signal.SIGABRT), libc.sleep)
@@ -51,7 +51,7 @@ def held_back() -> Iterator[None]:
         for number, descriptor in enumerate(kept, 1):
             os.dup2(
                 descriptor, number
-            )  # the last of them closes the pipe, which ends the forwarder
+            )  # the last of these closes the pipe, which ends the forwarder
         forwarder.join(HELD_S + 1)
         for descriptor in kept:
             os.close(descriptor)
@@ -76,5 +76,5 @@ def _forward(reading: int, to: int) -> None:
 
 
 def without_greetings(text: bytes) -> bytes:
-    """The lines of a text that say more than greetings, whole or in pieces, do."""
+    """Return the lines of a text that contain more than greetings or parts of them."""
     return b"".join(line for line in text.splitlines(keepends=True) if GREETING.sub(b"", line))

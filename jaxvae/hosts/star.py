@@ -1,7 +1,7 @@
-"""Connections of all processes to the first: who is there, what each says, who was lost.
+"""Connections of all processes to the first: joining, exchanging messages, and detecting lost processes.
 
-A closed connection tells at once that a process died, and silence that its machine did, also while
-this process is blocked in a collective, where no library would tell.
+A closed connection shows at once that a process died, and silence that its machine did, even while
+this process is blocked in a collective, where no library reports it.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from typing import Any, NoReturn
 from jaxvae.types import InputError
 
 PING_S = 5.0
-SILENCE_S = 40.0  # a process that says nothing for so long is lost
-LEAVE_S = 10.0  # the others have so long to end before the first process does
+SILENCE_S = 40.0  # a process that is silent for this long counts as lost
+LEAVE_S = 10.0  # time for the others to end before the first process ends
 GREETING = "jaxvae"
 MAX_BYTES = 2**24
 
 
 class Connection:
-    """Messages to and from one process: JSON, one a line."""
+    """Messages to and from one process: JSON, one per line."""
 
     def __init__(self, sock: socket.socket):
         self.socket = sock
@@ -34,21 +34,21 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, **message: Any) -> None:
-        """Send a message; one to a process that has gone is dropped, which `receive` finds out."""
+        """Send a message; if the process has ended it is dropped, and `receive` will report that."""
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def part(self) -> None:
-        """Say no more; the other side has what was sent and sees the end of it."""
+        """Send no more; the other side can read everything sent, and then sees the end."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next message.
+        """Return the next message.
 
         Raises:
-            OSError: nothing came for so long, or the other side has gone.
-            ValueError: what came is no message.
+            OSError: nothing came within the timeout, or the other side has closed the connection.
+            ValueError: the data received are not a message.
         """
         self.socket.settimeout(timeout_s)
         while b"\n" not in self._rest:
@@ -66,12 +66,12 @@ class Connection:
 
 
 class Star:
-    """The first process in the middle, connected to each other one.
+    """Connections in the shape of a star: the first process is connected to each of the others.
 
     Args:
-        process_id: which one this is.
-        connections: of the first process, to each other one by its number; of the others, to 0.
-        num_processes: how many there are.
+        process_id: number of this process.
+        connections: in the first process, one to each other process by number; in the others, one to 0.
+        num_processes: number of processes.
     """
 
     def __init__(self, process_id: int, connections: dict[int, Connection], num_processes: int):
@@ -83,7 +83,7 @@ class Star:
         self._listeners: list[threading.Thread] = []
 
     def watch(self) -> None:
-        """Take messages and notice losses from now on, in threads."""
+        """Start threads that receive messages and detect lost processes."""
         self._listeners = [
             threading.Thread(target=self._listen, args=item, daemon=True)
             for item in self.connections.items()
@@ -92,7 +92,7 @@ class Star:
             thread.start()
 
     def gather(self, text: str) -> list[str]:
-        """What every process passes to this call, in their order; it waits for all of them."""
+        """Gather the `text` of every process, in order of their numbers; wait for all of them."""
         if self.process_id:
             self.connections[0].send(text=text)
             return json.loads(self.connections[0].inbox.get())
@@ -104,12 +104,12 @@ class Star:
     def leave(self, line: str, status: int) -> None:
         """Tell the others that this process stops, and why; they stop too, with the same status."""
         if not self._end():
-            time.sleep(60)  # a thread is about to end this process, having said why
+            time.sleep(60)  # a thread has printed the reason and will end this process
         self._tell(f"process {self.process_id} stopped: {line}", status)
         self._outlast()
 
     def finish(self) -> None:
-        """Wait until all have come to an end; from then on nobody is missed."""
+        """Wait until all processes have finished; from then on a closed connection is not an error."""
         if self.process_id:
             self.gather("")
         else:
@@ -122,7 +122,7 @@ class Star:
             connection.part()
 
     def _end(self) -> bool:
-        """Whether this call is the first that ends the star."""
+        """Mark the star as ended, and return whether this call is the first to do so."""
         with self._ending:
             first, self._ended = not self._ended, True
         return first
@@ -143,7 +143,7 @@ class Star:
             try:
                 message = connection.receive(SILENCE_S)
                 if message.get("last"):
-                    self._end()  # here, as the end of the connection may be the next thing to come
+                    self._end()  # here, since the end of the connection may follow immediately
                 if "text" in message:
                     connection.inbox.put(message["text"])
                 elif "stop" in message:
@@ -162,13 +162,13 @@ class Star:
             _say_and_exit(f"{line}; {self.advice}", status)
 
     def _outlast(self, heard: Connection | None = None) -> None:
-        """Let the others end before the first process: it serves JAX's own watch, which aborts who outlives it.
+        """Let the others end before the first process, which serves JAX's coordination: without it they would abort.
 
         Args:
-            heard: the connection that this thread listens to, if it does.
+            heard: the connection to which the current thread listens, if any.
         """
         if self.process_id:
-            time.sleep(0.2)  # until what was sent has been read: an exit may drop the rest
+            time.sleep(0.2)  # until the messages have been read: an exit may drop them
             return
         until = time.monotonic() + LEAVE_S
         with contextlib.suppress(OSError, ValueError):
@@ -184,7 +184,7 @@ def _is_silence(error: Exception) -> bool:
 
 
 def _say_and_exit(line: str, status: int) -> NoReturn:
-    """End the process from whichever thread: the main one may be blocked for good."""
+    """End the process from any thread: the main thread may be blocked forever."""
     print(f"jaxvae: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -200,21 +200,21 @@ def meet(
     facts: dict[str, str],
     timeout_s: float,
 ) -> tuple[Star, str]:
-    """Wait until all processes are there, and have the same facts.
+    """Wait until all processes are connected, and check that they have the same facts.
 
     Args:
-        host: of the first process, as the others reach it.
-        port: a free one there.
-        num_processes: how many to wait for, this one included.
-        process_id: which one this is.
-        facts: name -> value, which all must share.
-        timeout_s: how long to wait.
+        host: the host of the first process, as the others reach it.
+        port: a free port there.
+        num_processes: number of processes, this one included.
+        process_id: number of this process.
+        facts: name -> value, which must be the same on all.
+        timeout_s: seconds to wait.
 
     Returns:
-        The star, and an address on the first process's machine with another free port.
+        The star, and an address on the first process's machine with a second free port.
 
     Raises:
-        InputError: they are not all there in time, or differ; on every one of them.
+        InputError: not all connect in time, or their facts differ; raised on every process.
     """
     deadline = time.monotonic() + timeout_s
     if process_id == 0:
@@ -222,7 +222,7 @@ def meet(
     connection = _connect(host, port, deadline, timeout_s)
     connection.send(hello=GREETING, process_id=process_id, num_processes=num_processes, facts=facts)
     try:
-        # The first process waits as long for the last one, and may have started after this one.
+        # The first process waits equally long for the last one, and may have started after this one.
         verdict = connection.receive(timeout_s + 5)
         error, address = verdict.get("error"), verdict.get("address")
         assert isinstance(error or address, str)
@@ -293,7 +293,7 @@ def _receive(
                 other, count = int(hello["process_id"]), int(hello["num_processes"])
                 its_facts = dict(hello["facts"])
             except (OSError, ValueError, KeyError, TypeError):
-                connection.socket.close()  # a stranger
+                connection.socket.close()  # not a process of this run
                 continue
             if count != num_processes:
                 refuse(
@@ -307,7 +307,7 @@ def _receive(
                     connection,
                 )
             connections[other], all_facts[other] = connection, its_facts
-        # Its own port is taken while the listener is open, so it cannot be this one.
+        # The listener still holds its port, so the system gives another one.
         with _listener(host, 0) as free:
             address = f"{host}:{free.getsockname()[1]}"
     if differing := difference(all_facts):
@@ -318,7 +318,7 @@ def _receive(
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A listening socket on the interface that the host's name stands for; on all where there is none."""
+    """Return a listening socket on the interface of the host's name, or on all interfaces if that fails."""
     last: OSError | None = None
     for family, address in (*_addresses(host), (socket.AF_INET, "")):
         try:
@@ -342,7 +342,7 @@ def _addresses(host: str) -> list[tuple[int, str]]:
 
 
 def difference(facts: dict[int, dict[str, str]]) -> str:
-    """Where processes differ from the first, in one line; "" where they do not."""
+    """Describe the first difference of a process from process 0 in one line; "" if there is none."""
     for other, its in facts.items():
         for name in sorted(facts[0].keys() | its.keys()):
             ours, theirs = facts[0].get(name), its.get(name)

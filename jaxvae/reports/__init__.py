@@ -1,4 +1,4 @@
-"""Figures and one page from a run folder: the only place that draws."""
+"""Figures and an HTML page from a run folder; the only part that uses matplotlib."""
 
 from jaxvae.reports.page import write_report
 

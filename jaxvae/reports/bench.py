@@ -1,4 +1,4 @@
-"""How near the workloads of `jaxvae bench` come to the time of their products alone, and ratios to peers."""
+"""A figure of `jaxvae bench`: efficiency relative to the matrix products alone, and ratios to peers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ Spread = Mapping[str, float]
 
 
 def efficiency_bars(workloads: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """A bar a workload: time of its products alone over time of its step; whiskers span the rounds.
+    """Draw a bar per workload: time of its products alone / time of its step; whiskers span the rounds.
 
-    The words beside it end with the time of the bare step over that in the library's own loop. Below,
-    where peers were timed, a bar for each: steps a second here over there.
+    The text beside it ends with the time of the bare step / that in the library's own loop. If peers
+    were timed, there is a bar for each below: steps per second of jaxvae / of the peer.
 
     Args:
-        workloads: name -> what `jaxvae.bench.measure` found.
+        workloads: the `workloads` from `jaxvae.bench.rounds.measure`, by name.
 
     Returns:
         The figure.
@@ -61,7 +61,7 @@ def efficiency_bars(workloads: Mapping[str, Mapping[str, Any]]) -> Figure:
 def _bars(
     axes: Axes, names: Sequence[str], found: Sequence[Spread], texts: Sequence[str], color: str
 ) -> None:
-    """Bars with whiskers from the least to the most, a dotted line at 1, and words at the right."""
+    """Draw bars with whiskers from minimum to maximum, a dotted line at 1, and text at the right."""
     median = np.array([one["median"] for one in found])
     ends = np.array([[one["median"] - one["min"], one["max"] - one["median"]] for one in found]).T
     far, places = max(1.0, *(one["max"] for one in found)), range(len(names))
@@ -73,5 +73,5 @@ def _bars(
     axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")
     axes.set_yticks(places, names)
     axes.set_xlim(0, 1.7 * far)
-    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= far])  # no bar is beyond
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= far])  # no bar is longer
     axes.invert_yaxis()

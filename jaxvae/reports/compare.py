@@ -1,4 +1,4 @@
-"""Runs side by side on one HTML page: a table, paired differences, and two figures."""
+"""The comparison of runs on one HTML page: a table, paired differences, and two figures."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ HEAD = ("Run", "log p(x)", "ELBO", "Rate", "Distortion", "Active units")
 
 
 def table_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
-    """One row a run under `HEAD`: means over examples with their standard errors, nats."""
+    """Return one row per run with the columns `HEAD`: means over examples with their standard errors, nats."""
     rows = []
     for run in compared:
         numbers = [run.results[n] for n in ("log_likelihood", "elbo", "rate", "distortion")]
@@ -29,7 +29,7 @@ def table_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
 
 
 def difference_rows(compared: Sequence[Compared]) -> list[tuple[str, str, str, str]]:
-    """One row a run but the first: by how much it exceeds the first one on the same examples."""
+    """Return one row per run except the first: its mean difference from the first run on the same examples."""
     rows = []
     for run in compared[1:]:
         differences = run.minus(compared[0])
@@ -46,7 +46,7 @@ def _verdict(difference: tuple[float, float], first: str) -> str:
 
 
 def differences_figure(compared: Sequence[Compared]) -> Figure:
-    """The log p(x) of every run minus that of the first, on the same examples, with 95 % intervals."""
+    """Draw the log p(x) of every run minus that of the first, on the same examples, with 95 % intervals."""
     if len(compared) < 2:
         raise InputError(f"compared: expected two runs or more, got {len(compared)}")
     figure, axes = frame(0.9 + 0.42 * len(compared))
@@ -75,7 +75,7 @@ def differences_figure(compared: Sequence[Compared]) -> Figure:
 
 
 def plane_figure(compared: Sequence[Compared]) -> Figure:
-    """Where the runs lie in the plane of rate and distortion; the ELBO is the same along a dashed line."""
+    """Draw the runs in the plane of rate and distortion; the ELBO is constant along a dashed line."""
     figure, axes = frame(4.2)
     rate = np.array([run.results["rate"][0] for run in compared])
     distortion = np.array([run.results["distortion"][0] for run in compared])
@@ -100,11 +100,11 @@ def _short(name: str, most: int = 34) -> str:
 
 
 def write_comparison(compared: Sequence[Compared], path: Path) -> Path:
-    """Write the page, and its numbers as JSON beside it.
+    """Write the page, and its numbers as a JSON file with the same name.
 
     Args:
         compared: two runs or more, see `jaxvae.runs.compare`.
-        path: where to write, ending in .html.
+        path: the path of the page, ending in .html.
 
     Returns:
         The path of the page.

@@ -1,4 +1,4 @@
-"""The surface that inference climbs for one example, with the way up and the encoder's guess."""
+"""Contours of the ELBO surface of one example, with the optimisation path and the encoder's q."""
 
 from collections.abc import Sequence
 
@@ -15,29 +15,29 @@ from jaxvae.reports.style import DPI, INK, MUTED, ORANGE, bare
 from jaxvae.types import InputError
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""Nats below the highest that lines are drawn at."""
+"""The contour levels: nats below the highest ELBO."""
 
 DARK = 10.0
-"""Up to this level the ground is dark enough for white lines."""
+"""The largest level at which the background is dark enough for white lines."""
 
 COLOURS = "Blues_r"
 
 
 def elbo_contours(surfaces: Sequence[Contour], titles: Sequence[str] | None = None) -> Figure:
-    """Maps of the ELBO over two means, side by side, such as the whole way and the end from near.
+    """Draw maps of the ELBO over two means, side by side, such as the whole path and a close-up of its end.
 
-    Lines are where the ELBO is 0.1, 0.3, 1, 3, 10, .. nats below the highest of the map. A frame in one map is the
-    next one, where that lies within.
+    Contours are drawn where the ELBO is 0.1, 0.3, 1, 3, 10, .. nats below the highest of the map. A frame in a map
+    shows the extent of the next map, if that lies within.
 
     Args:
         surfaces: one or more, from `jaxvae.evaluation.contour`.
-        titles: of each; if not given, where the path ends and how far the encoder is below that.
+        titles: one per map; by default the ELBO at the end of the path, and the encoder's distance below it.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: there is nothing to draw, or the titles are not one a map.
+        InputError: there are no surfaces, or not one title per map.
     """
     if not surfaces:
         raise InputError("surfaces: expected at least one, got none")
@@ -68,7 +68,7 @@ def elbo_contours(surfaces: Sequence[Contour], titles: Sequence[str] | None = No
 
 def _map(axes: Axes, surface: Contour) -> QuadContourSet:
     elbo = np.asarray(surface.elbo, np.float64)
-    # The end of the path need not be the highest place: there may be another hill.
+    # The end of the path need not be the global maximum.
     below = max(surface.best_elbo, float(elbo.max())) - elbo
     edges = [0.0, *LEVELS, np.inf]
     norm = BoundaryNorm(edges[:-1], ncolors=256, extend="max")

@@ -1,4 +1,4 @@
-"""How training went: losses, and the path through the rate-distortion plane, in nats."""
+"""Training curves: losses, and the path through the rate-distortion plane, in nats."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from jaxvae.types import InputError
 Records = Sequence[dict[str, Any]]
 
 ROUND = (1, 2, 2.5, 5, 10)  # no ticks at 600, 1,200, ...
-EARLY = 0.2  # the share of the points whose outliers may leave the frame
+EARLY = 0.2  # the share of early points, whose outliers may lie outside the frame
 SPLITS = {"train": ("training", BLUE), "valid": ("validation", ORANGE)}
 
 
 def loss_curves(records: Records) -> Figure:
-    """Training and validation loss against the step.
+    """Draw training and validation loss against the step.
 
-    The first points may lie far above the others; those that would flatten the rest leave the
-    frame, and a note says where the curve begins.
+    The first points may lie far above the others; those that would flatten the rest lie outside the
+    frame, and a note states their number and largest value.
 
     Args:
         records: lines of `metrics.jsonl`, with `step` and, for each split, `loss` in nats.
@@ -60,11 +60,11 @@ def loss_curves(records: Records) -> Figure:
 
 
 def rate_distortion(records: Records) -> Figure:
-    """The path of training through the plane of rate and distortion, with lines of equal ELBO.
+    """Draw the path of training through the plane of rate and distortion, with lines of equal ELBO.
 
     Args:
-        records: lines of `metrics.jsonl`, with `step` and `train`, and where there is one `valid`,
-            that hold `rate` and `distortion` in nats.
+        records: lines of `metrics.jsonl`, with `step`, `train` and optionally `valid`, which hold
+            `rate` and `distortion` in nats.
 
     Returns:
         The figure.
@@ -99,7 +99,7 @@ def rate_distortion(records: Records) -> Figure:
 
 
 def equal_elbo_lines(axes: Axes) -> None:
-    """Dashed lines of equal rate + distortion across the frame, labelled where there is room."""
+    """Draw dashed lines of equal rate + distortion across the frame, labelled where there is room."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     room_x, room_y = 0.1 * (right - left), 0.1 * (top - bottom)
     for level in MaxNLocator(8).tick_values(left + bottom, right + top):
@@ -107,13 +107,13 @@ def equal_elbo_lines(axes: Axes) -> None:
         axes.plot(
             ends, level - ends, "--", color=FAINT, lw=0.8, zorder=1, scalex=False, scaley=False
         )
-        x = min(right - room_x, level - bottom - room_y)  # away from where training begins
+        x = min(right - room_x, level - bottom - room_y)  # away from the start of training
         if x > left + room_x and level - x < top - room_y:
             _label_line(axes, x, level - x, f"ELBO {-level:g}")
 
 
 def _label_line(axes: Axes, x: float, y: float, label: str) -> None:
-    """A label on a line of slope -1 in data units, along it."""
+    """Draw a label along a line of slope -1 in data units."""
     text = axes.text(
         x, y, label, color=MUTED, fontsize=8, zorder=1.5, ha="center", va="center",
         rotation=-45, rotation_mode="anchor", transform_rotates_text=True,
@@ -123,7 +123,7 @@ def _label_line(axes: Axes, x: float, y: float, label: str) -> None:
 
 
 def _series(records: Records, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have them."""
+    """Return the steps and values of the records that have this number."""
     pairs = [
         (record["step"], record[split][name]) for record in records if name in record.get(split, {})
     ]
@@ -132,7 +132,7 @@ def _series(records: Records, split: str, name: str) -> tuple[np.ndarray, np.nda
 
 
 def _limits(curves: Sequence[np.ndarray], *, stretch: float = 1.0) -> tuple[float, float]:
-    """An axis that shows everything but early outliers.
+    """Return limits of an axis that shows everything except early outliers.
 
     Early values may extend the range of the later ones upwards by `stretch` times its length.
     """

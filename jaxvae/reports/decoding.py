@@ -1,4 +1,4 @@
-"""What a trained model shows of itself: p(x|z) at latents, one key an example."""
+"""Decoding: p(x|z) of a trained model at samples, posterior means and classes, with one key per example."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def latent_of(q: Distribution, key: PRNGKey) -> Float[Array, "D"]:
-    """The mean of q(z|x); a draw where z is discrete or the mean is not known."""
+    """Return the mean of q(z|x), or a draw if z is discrete or the mean is not known."""
     try:
         return jnp.asarray(q.mean) if q.has_rsample else sample(q, key)
     except NotImplementedError:
@@ -31,12 +31,12 @@ def latent_of(q: Distribution, key: PRNGKey) -> Float[Array, "D"]:
 
 
 def prior_samples(model: Model, *, num: int, seed: int) -> Float[np.ndarray, "num *event"]:
-    """What p(x|z) shows at draws of z from the prior, see `show`.
+    """Decode draws of z from the prior; `show` defines how p(x|z) is shown.
 
     Args:
         model: any object with `prior` and `likelihood`.
-        num: how many.
-        seed: sample i draws from `fold_in(key(seed), i)`, so more of them begin with the same ones.
+        num: number of samples.
+        seed: sample i uses `fold_in(key(seed), i)`, so a larger `num` starts with the same samples.
 
     Returns:
         `E[x|z_i]` with `z_i ~ p(z)`, [num, *event], float32.
@@ -56,7 +56,7 @@ def _at_a_draw(model: Model, key: PRNGKey, _: Array) -> Array:
 
 
 def reconstruction_means(model: Model, xs: Batch) -> Float[np.ndarray, "N *event"]:
-    """What p(x|z) shows at the mean of q(z|x) (a draw of it, where z has no mean), see `show`.
+    """Decode the mean of q(z|x), or a draw if z has no mean; `show` defines how p(x|z) is shown.
 
     Args:
         model: any object with `posterior` and `likelihood`.
@@ -82,9 +82,9 @@ def class_samples(
 
     Args:
         model: any object with `given`.
-        num_classes: how many classes y there are.
-        num: draws a class.
-        seed: where the draws come from.
+        num_classes: the number of classes y.
+        num: draws per class.
+        seed: the seed of the draws.
 
     Returns:
         Class by class, [num_classes * num, *event], float32.
@@ -101,7 +101,7 @@ def _of_class(model: Any, _: PRNGKey, row: tuple[Array, Array, Array]) -> Array:
 
 
 def _map(function: Callable[..., Array], model: Any, rows: Any, key: PRNGKey) -> np.ndarray:
-    """`function(model, key_i, rows[i])` for every row, in one compilation."""
+    """Map `function(model, key_i, rows[i])` over rows, with one compilation."""
     return np.asarray(_every(function, model, key, rows), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Every figure of a report, each a function from plain arrays, records or a model to a `Figure`."""
+"""All figures of a report: functions from arrays, records or a model to a `Figure`."""
 
 from jaxvae.evaluation.decoding import how_shown
 from jaxvae.reports.bench import efficiency_bars

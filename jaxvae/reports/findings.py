@@ -1,4 +1,4 @@
-"""What `jaxvae evaluate` found out of a run, as sections of its report."""
+"""The studies of `jaxvae evaluate` as sections of a run's report."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from jaxvae.runs.words import TITLES, rows_of, sentences_of
 
 
 def findings(run: RunFolder, which: str, split: str = "test") -> Iterator[str]:
-    """A section for each study that has been carried out on a checkpoint of a run."""
+    """Yield the HTML of each study that was run on a checkpoint."""
     for name in STUDIES:
         file = study_file(name, split, which)
         if (run.path / file).exists():

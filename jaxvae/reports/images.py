@@ -1,4 +1,4 @@
-"""Pictures of examples: crisp mosaics where they are images, lines and heat maps where not."""
+"""Pictures of examples: mosaics of images, or lines and heat maps of other events."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from jaxvae.reports import vectors
 from jaxvae.reports.style import DPI, IMAGE_WIDTH, INK
 from jaxvae.types import InputError
 
-TILE = 120  # screen pixels: the widest that one image is drawn
+TILE = 120  # the largest width of one image, screen pixels
 PAIRS_A_ROW = 12
 
 
 def example_grid(x: Float[np.ndarray, "N *event"], *, columns: int | None = None) -> Figure:
-    """Examples side by side: a grid of images, or a heat map where they are not images.
+    """Draw examples as a grid of images, or as a heat map if they are not images.
 
     Args:
         x: [N, H, W], [N, H, W, 1] or [N, H, W, 3] is drawn as images, 0 black and 1 white; values
             outside 0 to 1 are scaled to their range. Anything else is drawn as rows of numbers.
-        columns: images a row; a square grid if not given.
+        columns: images per row; a square grid if not given.
 
     Returns:
         The figure.
@@ -41,10 +41,10 @@ def example_grid(x: Float[np.ndarray, "N *event"], *, columns: int | None = None
 def reconstructions(
     x: Float[np.ndarray, "N *event"], mean: Float[np.ndarray, "N *event"]
 ) -> Figure:
-    """Examples as the model observed them, and below each the mean of its reconstruction.
+    """Draw examples as the model observed them, with the mean of the reconstruction below each.
 
     Args:
-        x: [N, *event], as for `example_grid`.
+        x: [N, *event], as in `example_grid`.
         mean: E[x|z] at the posterior mean of each, [N, *event].
 
     Returns:
@@ -78,14 +78,14 @@ def reconstructions(
 
 
 def as_images(x: Float[np.ndarray, "N *event"]) -> np.ndarray | None:
-    """The examples as [N, H, W] or [N, H, W, 3], or None where they are not images."""
+    """Return the examples as [N, H, W] or [N, H, W, 3], or None if they are not images."""
     if x.ndim == 4 and x.shape[-1] == 1:
         return x[..., 0]
     return x if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] == 3) else None
 
 
 def unit(images: np.ndarray) -> np.ndarray:
-    """Values from 0 to 1 as they are, others scaled from their common range; NaN becomes 0."""
+    """Leave values from 0 to 1 as they are, scale others from their common range, and replace NaN by 0."""
     finite = images[np.isfinite(images)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     if low < 0 or high > 1:
@@ -94,11 +94,11 @@ def unit(images: np.ndarray) -> np.ndarray:
 
 
 def mosaic(images: np.ndarray, columns: int, *, gap: int = 0) -> np.ndarray:
-    """Images in reading order in one array, white between them and where none is left.
+    """Arrange images in reading order in one array, with white gaps and white in unused places.
 
     Args:
         images: [N, H, W] or [N, H, W, 3], values from 0 to 1.
-        columns: images a row.
+        columns: images per row.
         gap: pixels between images.
 
     Returns:
@@ -117,11 +117,11 @@ def mosaic(images: np.ndarray, columns: int, *, gap: int = 0) -> np.ndarray:
 def picture(
     pixels: np.ndarray, *, tile: int, left: float = 0.0, bottom: float = 0.0
 ) -> tuple[Figure, Axes]:
-    """An array of pixels, each drawn as the same whole number of screen pixels: crisp and even.
+    """Draw an array of pixels, each as the same whole number of screen pixels, so that it is sharp.
 
     Args:
         pixels: [H, W] grey or [H, W, 3], values from 0 to 1.
-        tile: width in pixels of one image, which is kept from growing too large.
+        tile: width of one image in pixels of the array; limits the magnification.
         left: margin for row labels, inches.
         bottom: margin for column labels, inches.
 
@@ -132,7 +132,7 @@ def picture(
     scale = max(1, min(int((IMAGE_WIDTH - left) * DPI) // width, TILE // tile))
     margin_x, margin_y = round(left * DPI), round(bottom * DPI)
     across, down = margin_x + scale * width, margin_y + scale * height
-    # A hundredth of a pixel more, so that rounding down the size in inches does not lose one.
+    # A hundredth of a pixel more, so that rounding down the size in inches does not lose a pixel.
     figure = Figure(((across + 0.01) / DPI, (down + 0.01) / DPI), dpi=DPI, facecolor="white")
     box = (margin_x / across, margin_y / down, scale * width / across, scale * height / down)
     axes = figure.add_axes(box)
@@ -144,19 +144,19 @@ def picture(
 
 
 def label_rows(axes: Axes, centres: Sequence[float], labels: Sequence[str]) -> None:
-    """Labels left of a picture's rows, at these pixel rows."""
+    """Label a picture's rows on the left, at these pixel rows."""
     axes.set_yticks(centres, labels, color=INK)
     axes.tick_params(axis="y", length=0)
 
 
 def label_columns(axes: Axes, centres: Sequence[float], labels: Sequence[str]) -> None:
-    """Labels below a picture's columns, at these pixel columns."""
+    """Label a picture's columns below, at these pixel columns."""
     axes.set_xticks(centres, labels, color=INK)
     axes.tick_params(axis="x", length=0)
 
 
 def _row(images: np.ndarray, columns: int) -> np.ndarray:
-    """One row of a mosaic, filled up with white, and a white line below it."""
+    """Return one row of a mosaic, padded with white, and a white line below it."""
     filled = np.ones((columns, *images.shape[1:]), np.float32)
     filled[: len(images)] = images
     row = mosaic(filled, columns, gap=1)

@@ -1,4 +1,4 @@
-"""What z costs and what it tells: the curve over beta, and the rate of each latent in two parts."""
+"""Rate and information figures: the rate-distortion curve over beta, and the two parts of each latent's rate."""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -13,13 +13,13 @@ from jaxvae.types import InputError
 
 
 def rate_distortion_frontier(curve: RateDistortion) -> Figure:
-    """Distortion against rate of models trained at several betas, with lines of equal ELBO.
+    """Draw distortion against rate of models trained at several betas, with lines of equal ELBO.
 
     Each point is labelled by its beta, with error bars of two standard errors over examples; a model
-    that another one beats at its own beta is orange.
+    is orange if another one has a better objective at its beta.
 
     Args:
-        curve: what `jaxvae.evaluation.rate_distortion_curve` returns.
+        curve: from `jaxvae.evaluation.rate_distortion_curve`.
 
     Returns:
         The figure.
@@ -49,18 +49,18 @@ def rate_distortion_frontier(curve: RateDistortion) -> Figure:
 
 
 def information_bars(information: Float[ArrayLike, "D"], marginal: Float[ArrayLike, "D"]) -> Figure:
-    """The rate of every latent in two parts, largest first: mutual information and marginal KL.
+    """Draw the two parts of every latent's rate, largest first: mutual information and marginal KL.
 
     Args:
-        information: I(x; z_d), as `jaxvae.evaluation.elbo_surgery` finds it where prior and posterior
-            factorise over latents, [D], nats.
+        information: I(x; z_d), from `jaxvae.evaluation.elbo_surgery` if prior and posterior factorise
+            over latents, [D], nats.
         marginal: KL(q(z_d) || p(z_d)), [D], nats.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: they are not of one length.
+        InputError: they are not vectors of one length.
     """
     information, marginal = np.asarray(information), np.asarray(marginal)
     if information.shape != marginal.shape or information.ndim != 1:

@@ -1,4 +1,4 @@
-"""What the latents hold: where examples lie in them, and how many nats each carries."""
+"""Figures of the latents: a scatter plot of posterior means, and the rate of each latent."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,14 +18,14 @@ def latent_scatter(
     *,
     most: int = 2000,
 ) -> Figure:
-    """Posterior means on the two latents that vary most, coloured by label where there are any.
+    """Draw posterior means on the two most active latents, coloured by label if given.
 
-    With one latent alone, a histogram.
+    With a single latent, draw a histogram.
 
     Args:
         means: E_q[z|x] of every example, [N, D].
         labels: class of every example, [N].
-        most: how many points to draw, the first ones; all examples count in the variances.
+        most: the largest number of points drawn (the first examples); the variances use all examples.
 
     Returns:
         The figure.
@@ -55,11 +55,11 @@ def latent_scatter(
 def kl_bars(
     kl_per_latent: Float[np.ndarray, "D"], active: Bool[np.ndarray, "D"] | None = None
 ) -> Figure:
-    """The rate of every latent, largest first, dead ones in grey.
+    """Draw the rate of every latent, largest first, inactive ones in grey.
 
     Args:
         kl_per_latent: mean KL(q(z_d|x) || p(z_d)) over examples, [D], nats.
-        active: which latents follow the data, [D]; all of them if not given.
+        active: which latents are active, [D]; all of them if not given.
 
     Returns:
         The figure.
@@ -95,7 +95,7 @@ def kl_bars(
 
 
 def most_active(variance: Float[np.ndarray, "D"]) -> Int[np.ndarray, "D"]:
-    """Latents by falling variance; ties in their own order, NaN last."""
+    """Sort latents by decreasing variance; ties keep their order, NaN is last."""
     return np.argsort(-np.nan_to_num(variance, nan=-np.inf), kind="stable")
 
 

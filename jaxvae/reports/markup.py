@@ -1,4 +1,4 @@
-"""Pieces of one self-contained HTML page: every string is escaped here, every figure embedded."""
+"""Parts of a self-contained HTML page: every string is escaped here, every figure embedded."""
 
 import base64
 import io
@@ -41,14 +41,14 @@ td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole document.
+    """Return a complete HTML document.
 
     Args:
         title: plain text.
-        body: pieces of HTML.
+        body: parts of HTML.
 
     Returns:
-        HTML that needs no other file, and no script.
+        HTML that needs no other file and no script.
     """
     return "\n".join(
         [
@@ -69,18 +69,18 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading of plain text."""
+    """Return a heading with plain text."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str, kind: str | None = None) -> str:
-    """A paragraph of plain text; `kind` is "quiet" or "warning"."""
+    """Return a paragraph with plain text; `kind` is "quiet" or "warning"."""
     attribute = f' class="{kind}"' if kind else ""
     return f"<p{attribute}>{escape(text)}</p>"
 
 
 def table(rows: Iterable[Sequence[str]], kind: str) -> str:
-    """A table of plain text, the first cell of each row its heading; `kind` is its CSS class."""
+    """Return a table of plain text, in which the first cell of each row is a heading; `kind` is the CSS class."""
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
@@ -91,12 +91,12 @@ def table(rows: Iterable[Sequence[str]], kind: str) -> str:
 
 
 def values(record: Mapping[str, Any]) -> str:
-    """A table of names and values as they are in a JSON file."""
+    """Return a table of the names and values of a JSON object."""
     return table(((name, words(value)) for name, value in record.items()), "values")
 
 
 def words(value: Any) -> str:
-    """A JSON value in words: lists and mappings on one line, null as "not set"."""
+    """Format a JSON value as text: lists and mappings on one line, null as "not set"."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -109,10 +109,10 @@ def words(value: Any) -> str:
 
 
 def figure(drawing: Figure, title: str, caption: str) -> str:
-    """A figure embedded as PNG, with one sentence on how to read it.
+    """Return a figure embedded as PNG, with a caption on how to read it.
 
     Args:
-        drawing: what to show.
+        drawing: the figure.
         title: plain text, also the image's alternative text.
         caption: plain text.
 

@@ -1,4 +1,4 @@
-"""The numbers of a run in words: the headline table."""
+"""The headline table: the numbers of a run with their meaning in words."""
 
 import math
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ UNITS = {
 
 
 def headline(results: dict[str, Any], *, event_shape: Sequence[int], support: str) -> list[Row]:
-    """Rows of name, value with its standard error, and meaning.
+    """Return rows of name, value with its standard error, and meaning.
 
     Args:
-        results: what `results.json` holds, nats.
+        results: the content of `results.json`, nats.
         event_shape: shape of one example.
-        support: of the data as the model sees them, by name.
+        support: the name of the support of the data as the model sees them.
 
     Returns:
-        One row a number.
+        One row per number.
     """
     k = results["log_likelihood_num_samples"]
     size = math.prod(event_shape)
@@ -73,6 +73,6 @@ def _nats(pair: Sequence[float]) -> str:
 
 
 def _trust(results: dict[str, Any]) -> str:
-    """What the tails of the weights say of the estimate, where there were enough samples to tell."""
+    """Describe the reliability of the estimate by the tails of its weights; "" with too few samples."""
     share = results.get("unreliable")
     return "" if share is None else f"; Pareto k-hat above 0.7 for {100 * share:.1f} % of examples"

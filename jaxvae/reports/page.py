@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its numbers, figures, and all that it was made of."""
+"""The report of a run: one HTML page with its numbers, figures, configuration, data and environment."""
 
 import shlex
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ PAIRS, SAMPLES = 24, 72
 SCATTERED = 2000
 RELIANCE_EXAMPLES = 300
 WALKS = 4
-FEWER = 8  # where examples are not images, each takes a panel of its own
+FEWER = 8  # for examples that are not images, since each needs its own panel
 
 
 class Contents(NamedTuple):
-    """What a page is made from."""
+    """The data from which a page is made."""
 
     run: RunFolder
     which: str
@@ -41,19 +41,19 @@ class Contents(NamedTuple):
     batch: dict[str, np.ndarray]
     labels: np.ndarray | None
     draws: int | None
-    """That estimate the mean of q(z|x); None where it is known."""
+    """The number of draws that estimate the mean of q(z|x); None if it is known."""
     units: evaluation.ActiveUnits
     records: list[dict[str, Any]]
     key: PRNGKey
-    """Of draws, where latents or examples have no mean."""
+    """The key of draws, used if latents or examples have no mean."""
 
 
 def write_report(run: RunFolder, which: str = "best") -> Path:
-    """Write `report.html` of a run: its numbers, its figures, and what it was made of.
+    """Write `report.html` of a run: its numbers, figures, configuration, data and environment.
 
     Args:
         run: a run with at least one checkpoint, finished or not.
-        which: the checkpoint that the figures are of, "best" (on the validation split) or "last".
+        which: the checkpoint shown in the figures, "best" (on the validation split) or "last".
 
     Returns:
         The path of the page. It needs no other file, no network and no script.
@@ -64,7 +64,7 @@ def write_report(run: RunFolder, which: str = "best") -> Path:
     require_choice("which", which, ("best", "last"))
     kept = run.kept if which == "best" else None
     parts, model, step, batch = kept or _loaded(run, which)
-    batch = jax.device_get(batch)  # each slice of an array on a device is a program of its own
+    batch = jax.device_get(batch)  # slicing an array on a device would compile a program per slice
     labels = parts.dataset.splits["test"].get("label")
     draws = moment_samples(parts)
     *_, key = parts.config.keys()
@@ -98,7 +98,7 @@ def _top(contents: Contents, name: str) -> Iterator[str]:
 
 
 def _warnings(contents: Contents) -> Iterator[str]:
-    """What is amiss with the latents, in words."""
+    """Yield warnings about inactive or unused latents."""
     if warning := dead_latents(contents.units):
         yield warning
     if len(contents.units.variance) and len(contents.batch["x"]) > 1:
@@ -210,17 +210,17 @@ WORDS = {
     "mode": "The most probable classes under p(x|z)",
     "draw": "Draws of p(x|z)",
 }
-"""What the pictures of p(x|z) show, by `figures.how_shown`."""
+"""Captions of the pictures of p(x|z), by the result of `figures.how_shown`."""
 
 
 def _plain(contents: Contents) -> Any:
-    """The model, with the first test example's label where it is a model given a label."""
+    """Return the model, given the first test example's label if it is conditional."""
     label = contents.batch.get("label")
     return bind(contents.model, None if label is None else label[0])
 
 
 def _has_path(plain: Any, xs: np.ndarray) -> bool:
-    """Whether q(z|x) is reparameterised, traced and not run."""
+    """Return whether q(z|x) is reparameterised, by tracing it without running it."""
     found: list[bool] = []
     jax.eval_shape(lambda x: found.append(plain.posterior(x).has_rsample), xs[0])
     return found[0]
@@ -281,7 +281,7 @@ def _latents(contents: Contents) -> Iterator[str]:
 
 
 def _rates(contents: Contents) -> Iterator[str]:
-    """The rate of each latent, where it is a sum over latents that is known in closed form."""
+    """Yield the rate of each latent, if the rate is a sum over latents in closed form; else of each layer, if any."""
     try:
         rates = evaluation.kl_per_latent(contents.model, contents.batch)
     except InputError:
@@ -297,7 +297,7 @@ def _rates(contents: Contents) -> Iterator[str]:
 
 
 def _layers(contents: Contents) -> Iterator[str]:
-    """The rate of each layer of a hierarchy."""
+    """Yield the rate of each layer of a hierarchical model."""
     *_, key = contents.parts.config.keys()
     layers = evaluation.kl_per_layer(key, contents.model, contents.batch, num_samples=10)
     rows = [

@@ -1,4 +1,4 @@
-"""What the latents do: p(x|z) over a plane of latents, or along one latent at a time."""
+"""Traversals of the latent space: p(x|z) over a plane of two latents, or along one latent at a time."""
 
 from statistics import NormalDist
 from typing import Any
@@ -23,14 +23,14 @@ MOST_LATENTS = 8
 
 
 def latent_manifold(model: Model, *, size: int = 20, key: PRNGKey | None = None) -> Figure:
-    """Means of p(x|z) over a plane of two latents, evenly spaced in prior probability.
+    """Draw means of p(x|z) over a plane of two latents, evenly spaced in prior probability.
 
     `z = Phi^-1((i + 1/2) / size)` on each axis, Phi the standard normal's distribution function.
 
     Args:
-        model: two latents with a standard normal prior; its examples are images.
-        size: images a side.
-        key: of draws, where p(x|z) has no mean.
+        model: a model of images with two latents and a standard normal prior.
+        size: images along a side.
+        key: the key of draws, used if p(x|z) has no mean.
 
     Returns:
         The figure; z[0] grows to the right and z[1] upwards.
@@ -65,7 +65,7 @@ def latent_manifold(model: Model, *, size: int = 20, key: PRNGKey | None = None)
 
 
 def manifold_axis(size: int) -> Float[np.ndarray, "size"]:
-    """Standard normal quantiles at (i + 1/2) / size, float32."""
+    """Return the standard normal quantiles at (i + 1/2) / size, float32."""
     quantile = NormalDist().inv_cdf
     return np.asarray([quantile((i + 0.5) / size) for i in range(size)], np.float32)
 
@@ -79,22 +79,22 @@ def latent_traversals(
     num_samples: int | None = None,
     key: PRNGKey | None = None,
 ) -> Figure:
-    """Means of p(x|z) along the most active latents, one at a time, for the first example.
+    """Draw means of p(x|z) along the most active latents, one at a time, for the first example.
 
-    Latent d runs from `-span` to `span` under the standard normal prior; under another one, over
-    `span` standard deviations of its posterior means over examples, about their mean.
+    Latent d runs from `-span` to `span` under the standard normal prior; under another prior, it runs
+    +-`span` standard deviations of its posterior means over examples, about their mean.
 
     Args:
         model: any object with `posterior` and `likelihood`.
-        xs: examples as the model sees them, [N, *event]; all of them say which latents are active,
-            the first one gives the posterior mean that the other latents stay at.
-        steps: values of z[d] a row.
-        span: how far they run.
+        xs: examples as the model sees them, [N, *event]; all of them determine which latents are active,
+            and the first one determines the posterior mean at which the other latents are fixed.
+        steps: number of values of z[d] per row.
+        span: half the range of the values.
         num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
-        key: of these draws, and of a p(x|z) without a mean.
+        key: the key of these draws, and of draws from a p(x|z) without a mean.
 
     Returns:
-        The figure: a row a latent, at most 8, labelled with its number and active-unit variance.
+        The figure: a row per latent, at most 8, labelled with its number and active-unit variance.
 
     Raises:
         InputError: `steps` is below 1, or there are no examples.
@@ -131,7 +131,7 @@ def latent_traversals(
 
 
 def is_standard_normal(model: Model) -> bool:
-    """Whether p(z) = N(0, I)."""
+    """Return whether p(z) = N(0, I)."""
 
     def loc_and_scale() -> Any:
         p = model.prior()

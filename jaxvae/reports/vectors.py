@@ -13,12 +13,12 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxvae.reports.style import BLUE, DPI, INK, ORANGE, SEQUENTIAL, WIDTH, bare, frame
 
-COLUMNS = 4  # small multiples a row
+COLUMNS = 4  # panels per row
 FAN = "cividis"
 
 
 def heat_map(x: Float[np.ndarray, "N M"]) -> Figure:
-    """One row an example, one column a dimension.
+    """Draw a heat map with one row per example and one column per dimension.
 
     Args:
         x: [N, M].
@@ -38,7 +38,7 @@ def heat_map(x: Float[np.ndarray, "N M"]) -> Figure:
 
 
 def pairs(x: Float[np.ndarray, "N M"], mean: Float[np.ndarray, "N M"]) -> Figure:
-    """One panel an example: x as dots, its reconstruction as a line.
+    """Draw one panel per example: x as dots, its reconstruction as a line.
 
     Args:
         x: [N, M].
@@ -66,13 +66,13 @@ def fans(
     *,
     label: str = "z[d]",
 ) -> Figure:
-    """One panel a row: a line for every value, coloured by it.
+    """Draw one panel per row, with a line for every value, coloured by the value.
 
     Args:
-        lines: [R, S, M], what to draw.
-        values: [S], the value of the latent that each line is at.
-        titles: of the R panels.
-        label: what the values are.
+        lines: [R, S, M], the lines of R panels.
+        values: [S], the value of the latent for each line.
+        titles: the titles of the R panels.
+        label: the label of the values.
 
     Returns:
         The figure.
@@ -104,5 +104,5 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _whole(axis, size: int) -> None:
-    """Whole numbers as ticks, few of them."""
+    """Set few ticks, at whole numbers."""
     axis.set_major_locator(MaxNLocator(min(5, max(1, size)), integer=True))

@@ -1,4 +1,4 @@
-"""The way from one example to another, as p(x|z) shows it."""
+"""Interpolations between the posterior means of two examples, decoded by p(x|z)."""
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,22 +22,22 @@ def interpolations(
     num_samples: int | None = None,
     key: PRNGKey | None = None,
 ) -> Figure:
-    """Means of p(x|z) on the way between the posterior means of two examples, a row a pair.
+    """Draw means of p(x|z) on the path between the posterior means of two examples, one row per pair.
 
     Args:
         model: any object with `prior`, `posterior` and `likelihood`.
-        x_a: where each row begins, examples as the model sees them, [N, *event].
-        x_b: where each ends.
-        num: points of a row, with both ends.
+        x_a: the start of each row: examples as the model sees them, [N, *event].
+        x_b: the end of each row, [N, *event].
+        num: number of points of a row, both ends included.
         kind: "linear" or "spherical", see `evaluation.interpolate`.
         num_samples: for posteriors without a closed-form mean, see `evaluation.posterior_moments`.
-        key: of draws, see `evaluation.interpolate`.
+        key: the key of draws, see `evaluation.interpolate`.
 
     Returns:
-        The figure: images stand between the two examples themselves; other events are lines.
+        The figure: images lie between the two examples themselves; other events are drawn as lines.
 
     Raises:
-        InputError: the examples are not as many, the latents are discrete, or an option is unknown.
+        InputError: the numbers of examples differ, the latents are discrete, or an option is unknown.
     """
     means = evaluation.interpolate(
         model, x_a, x_b, num=num, kind=kind, num_samples=num_samples, key=key

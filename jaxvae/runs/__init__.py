@@ -1,4 +1,4 @@
-"""Runs: a configuration (`config`), the folder that explains itself (`folder`), and `train`."""
+"""Runs: a configuration (`config`), its self-describing folder (`folder`), and training (`train`)."""
 
 from jaxvae.runs.config import TrainConfig
 from jaxvae.runs.folder import RunFolder

@@ -1,4 +1,4 @@
-"""Trained runs side by side: on the same examples, with paired differences."""
+"""Comparison of trained runs on the same examples, with paired differences."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -27,13 +27,13 @@ class Compared(NamedTuple):
     step: int
     num_parameters: int
     results: dict[str, Any]
-    """As in `results.json`."""
+    """The numbers of `results.json`."""
     bound: Float[np.ndarray, "N"]
     """ELBO of every example, nats."""
     log_likelihood: Float[np.ndarray, "N"]
     """Importance-weighted estimate of every example, nats."""
     weight: Float[np.ndarray, "N"] | None = None
-    """How much each example counts in means; alike if None."""
+    """The weight of each example in means; equal weights if None."""
 
     def minus(self, other: "Compared") -> dict[str, tuple[float, float]]:
         """Paired differences on the same examples: mean and standard error, nats."""
@@ -54,21 +54,21 @@ def compare(
     chunk_size: int = 100,
     on_progress: Progress | None = None,
 ) -> list[Compared]:
-    """Evaluate runs on the same examples, seen through the first run's draws of the data.
+    """Evaluate runs on the same examples, with the first run's draws of the data (such as binarisation).
 
     Args:
         runs: two or more, trained on the same data.
         which: the checkpoint, "best" (on the validation split) or "last".
-        split: which examples.
+        split: the split to evaluate on.
         num_samples: K of the importance-weighted estimate.
-        chunk_size: samples of an example that are computed together.
-        on_progress: called with a run's name, and how many of how many examples are done.
+        chunk_size: the number of samples of an example that are computed at once.
+        on_progress: called with a run's name, the number of examples done, and the total.
 
     Returns:
-        One `Compared` a run, in the order given.
+        One `Compared` per run, in the order given.
 
     Raises:
-        InputError: there are fewer than two runs, one comes twice, or their data differ.
+        InputError: there are fewer than two runs, a run is given twice, or their data differ.
     """
     _require_comparable(runs)
     first, *_ = load_model(runs[0], which)
@@ -102,7 +102,7 @@ def _require_comparable(runs: Sequence[RunFolder]) -> None:
         raise InputError(f"runs: expected different run folders, got {twice[0]} twice")
     first, *others = (run.read("data.json") for run in runs)
     for run, data in zip(runs[1:], others, strict=True):
-        for name in reversed(SAME_DATA):  # what is easiest to understand first
+        for name in reversed(SAME_DATA):  # the difference that is easiest to understand first
             if data[name] != first[name]:
                 raise InputError(
                     f"runs: expected runs on the same data, but {name} of {run.path} is "

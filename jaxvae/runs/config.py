@@ -1,4 +1,4 @@
-"""The configuration of a run, and what it stands for: data, model, objective, optimiser."""
+"""The configuration of a run, and the data, model, objective and optimiser that are built from it."""
 
 import dataclasses
 from pathlib import Path
@@ -56,7 +56,7 @@ MODEL_OPTIONS = (
     "classifier_hidden",
     "num_batches",
 )
-"""The values of a configuration that are options of its model."""
+"""The fields of a configuration that are options of its model."""
 
 OF_GRADIENTS = (
     "objective",
@@ -73,115 +73,115 @@ OF_GRADIENTS = (
     "learning_rate_decay",
     "learning_rate_warmup_steps",
 )
-"""Those that EM does not use."""
+"""The fields that EM does not use."""
 
 BETA = 4.0
-"""Of beta_vae, where none is given."""
+"""The default `beta` of the model beta_vae."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What a run is made of. Every value, defaults included, is written to its `config.json`."""
+    """The configuration of a run. Every value, defaults included, is written to its `config.json`."""
 
     data: str = "digits"
-    """What to learn: `digits` or `shapes` (both come with jaxvae), a .npy or .npz file, an alignment
+    """The data set: `digits` or `shapes` (both come with jaxvae), a .npy or .npz file, an alignment
     (.a2m, .fasta), a folder of IDX files, or the name of a TFDS image set such as `mnist`."""
     data_dir: str | None = None
-    """Where prepared TFDS sets lie (TFDS's own default if not given)."""
+    """The folder of prepared TFDS sets (TFDS's own default if not given)."""
     binarize: Binarize = "auto"
-    """How grey levels become bits: `dynamic` draws them anew every step, `static` once, `threshold`
-    compares with one half, `none` leaves them; `auto` is dynamic for grey levels under a Bernoulli,
-    none otherwise."""
+    """How grey levels become bits: `dynamic` draws bits anew every step, `static` draws them once,
+    `threshold` compares with one half, `none` leaves the levels; `auto` is dynamic for grey levels
+    with a Bernoulli likelihood, none otherwise."""
     dequantize: bool = False
-    """Spread each 8-bit grey level over its cell, anew at every use: for densities of values strictly
-    between 0 and 1."""
+    """Replace each 8-bit grey level by a uniform draw from its cell, anew at every use: for densities
+    of values strictly between 0 and 1."""
     drop_empty: bool = False
-    """Of counts, leave out columns and rows without any."""
+    """Leave out the columns and rows of a table of counts that have no counts."""
     stream: bool = False
-    """Leave the training examples on disk and read each batch ahead of its step, to the same numbers: for
-    an .npy file, a folder of them, or a TFDS set that is larger than memory."""
+    """Leave the training examples on disk and read each batch ahead of its step, with the same results:
+    for an .npy file, a folder of them, or a TFDS set that is larger than memory."""
     valid_size: int | None = None
-    """How many training examples to hold out for validation (if not given, the set's own split, or
+    """Number of training examples to hold out for validation (if not given, the set's own split, or
     else a tenth); 0 trains on all of them and keeps no best checkpoint."""
 
     model: ModelName = "vae"
-    """What p(z), q(z|x) and p(x|z) are. Each model has options of its own among those that follow;
-    one that is not given takes the model's default, and one that it does not have is refused."""
+    """The model, which defines p(z), q(z|x) and p(x|z). Each model has some of the options that follow;
+    an option that is not given takes the model's default, and one that the model lacks is refused."""
     latent_dim: int | None = None
     """Size of the latent z."""
     hidden: tuple[int, ...] | None = None
     """Widths of the encoder's hidden layers; the decoder has them in reverse."""
     activation: Activation | None = None
-    """What follows each hidden layer."""
+    """Activation function after each hidden layer."""
     initializer: Initializer | None = None
-    """How the initial weights are drawn; `fan_in_uniform` is what PyTorch's linear layers do."""
+    """How the initial weights are drawn; `fan_in_uniform` is the default of PyTorch's linear layers."""
     likelihood: LikelihoodName | None = None
-    """What x is made of."""
+    """The family of p(x|z)."""
     posterior: PosteriorName | None = None
-    """What q(z|x) is, with the prior that belongs to it."""
+    """The family of q(z|x), which also determines the prior."""
     num_categories: int | None = None
-    """Classes of each latent of a categorical posterior."""
+    """Number of classes of each latent of a categorical posterior."""
     network: str | None = None
-    """Kind of layers: mlp, gated or residual; of a conv_vae, see its factory."""
+    """Kind of layers: mlp, gated or residual; for a conv_vae, see its factory."""
     channels: tuple[int, ...] | None = None
     """Channels of the convolutions, each of which halves the image; the decoder has them in reverse."""
     decoder: Literal["made", "recurrent", "markov"] | None = None
-    """What gives each value of x from those before it."""
+    """Network that computes the distribution of each value of x from the values before it."""
     order: int | None = None
-    """How many values before it a Markov decoder sees."""
+    """Number of preceding values that a Markov decoder sees."""
     layer_dims: tuple[int, ...] | None = None
     """Sizes of the layers of latents, the lowest first."""
     upper_hidden: tuple[int, ...] | None = None
     """Widths of the hidden layers between one layer of latents and the next."""
     num_components: int | None = None
-    """Components of a mixture."""
+    """Number of components of a mixture."""
     covariance: Literal["full", "diagonal", "spherical"] | None = None
-    """Of each component of a mixture."""
+    """Kind of covariance of each component of a mixture."""
     num_pseudo_inputs: int | None = None
-    """Pseudo-inputs of a VampPrior."""
+    """Number of pseudo-inputs of a VampPrior."""
     num_flows: int | None = None
-    """Flows of a flow prior."""
+    """Number of flows of a flow prior."""
     variance: float | None = None
-    """Of the noise of a linear model; learned if not given."""
+    """Variance of the noise of a linear model; learned if not given."""
     classifier_hidden: tuple[int, ...] | None = None
     """Widths of a classifier's hidden layers; those of the encoder if not given."""
     num_batches: int | None = None
-    """Batches of the experiment that counts come from, which the labels then are."""
+    """Number of experimental batches of the counts; the labels are then the batch numbers."""
 
     fit: Literal["gradient", "em"] = "gradient"
-    """How the model is fitted: by gradients, or by EM where its posterior is known exactly; a step
+    """How the model is fitted: by gradients, or by EM if its posterior is known exactly; a step
     of EM sees all training examples."""
     objective: Literal["elbo", "iwae"] = "elbo"
     """The bound to maximise."""
     num_samples: int = 1
-    """K, how many samples of z each example gets."""
+    """K, the number of samples of z for each example."""
     kl: KL | None = None
-    """How the ELBO's rate is computed: its closed form, the closed form of the entropy, or samples.
-    If not given, the closed form where the model has one, else samples; the run writes down which."""
+    """How the ELBO's rate is computed: in closed form, with the closed form of the entropy, or by samples.
+    If not given, in closed form if the model has one, else by samples; `config.json` states which."""
     gradient: str | None = None
     """The gradient estimator, such as pathwise, stl, dreg, score, vimco, rws or enumerate. If not
-    given, pathwise; for latents that have no path, the exact sum (or vimco, under iwae)."""
+    given, pathwise; for latents that cannot be reparameterised, enumerate (vimco for iwae)."""
     free_bits: float = 0.0
-    """Nats of each latent that cost the ELBO nothing more."""
+    """Free bits, in nats per latent: a rate of a latent below this costs as much as this."""
     beta: float | None = None
-    """Weight of the rate in the ELBO that training ascends (if not given, 1; of beta_vae 4); reports
-    stay unweighted."""
+    """Weight of the rate in the ELBO that training maximises (if not given, 1; 4 for beta_vae);
+    reports stay unweighted."""
     kl_warmup_steps: int = 0
-    """Steps over which that weight rises from 0 to beta."""
+    """Steps over which the weight of the rate rises from 0 to beta."""
     num_labels: int | None = None
-    """How many training examples a semi-supervised model keeps the labels of, as many of each class
-    (if not given, 10 a class)."""
+    """Number of training examples whose labels a semi-supervised model sees, equally many per class
+    (if not given, 10 per class)."""
     label_weight: float | None = None
-    """Weight of their classification beside one unlabelled example (if not given, 100)."""
+    """Weight of the classification loss relative to one unlabelled example (if not given, 100)."""
 
     batch_size: int = 128
-    """Examples a step."""
+    """Examples per step."""
     total_steps: int = 5000
-    """Length of the run."""
+    """Number of training steps of the run."""
     learning_rate: float = 1e-3
-    """Adam's step size, at its highest."""
+    """Adam's highest learning rate."""
     learning_rate_decay: Decay = "constant"
-    """What the learning rate does after its warm-up: stays, or falls to 0 by the end."""
+    """Shape of the learning rate after its warm-up: constant, or decaying to 0 at the end."""
     learning_rate_warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     eval_every_steps: int | None = None
@@ -190,16 +190,16 @@ class TrainConfig:
     test_num_samples: int = 1000
     """K of the importance-weighted estimate on the test split when training ends."""
     seed: int = 0
-    """Where all randomness comes from."""
+    """Seed of all random numbers."""
     precision: Precision = "float32"
-    """Of the products of the networks: `float32` as the device does it (TensorFloat-32 on GPUs),
-    `highest` for all of float32, `bfloat16` for operands rounded to it; all else is float32."""
+    """Precision of the networks' matrix products: `float32` as the device computes it (TensorFloat-32 on
+    GPUs), `highest` for full float32, `bfloat16` for operands rounded to it; all else is float32."""
 
     def resolved(self) -> "TrainConfig":
-        """Check every value and fill in the defaults that follow from others.
+        """Check every value and fill in the defaults that depend on other values.
 
         Raises:
-            InputError: a value is out of its range, or has no effect beside the others.
+            InputError: a value is out of its range, or has no effect in combination with the others.
         """
         require_positive(
             num_samples=self.num_samples,
@@ -241,7 +241,7 @@ class TrainConfig:
         return dataclasses.replace(resolved, eval_every_steps=every, beta=beta)
 
     def refuse_without_effect(self, why: str, *names: str) -> None:
-        """Refuse values other than their defaults.
+        """Refuse these fields if they differ from their defaults.
 
         Raises:
             InputError: one of these was given.
@@ -254,10 +254,10 @@ class TrainConfig:
                 )
 
     def refuse_in_memory(self) -> None:
-        """Refuse what needs all training examples in memory.
+        """Refuse options that need all training examples in memory.
 
         Raises:
-            InputError: one of these was given beside `stream`.
+            InputError: one of these was given together with `stream`.
         """
         needing = {"fit": "em", "model": "ssvae", "binarize": "static", "drop_empty": True}
         for name, value in needing.items():
@@ -267,7 +267,7 @@ class TrainConfig:
                 )
 
     def learning_rates(self) -> optax.Schedule:
-        """The learning rate as a function of the step."""
+        """Return the learning rate as a function of the step."""
         return learning_rate_schedule(
             self.learning_rate,
             self.total_steps,
@@ -276,7 +276,7 @@ class TrainConfig:
         )
 
     def keys(self) -> tuple[PRNGKey, PRNGKey, PRNGKey, PRNGKey]:
-        """The keys of the initial weights, the run, the data and the evaluation."""
+        """Return the keys of the initial weights, the run, the data and the evaluation."""
         return _keys(np.int64(self.seed))
 
 
@@ -287,7 +287,7 @@ def _keys(seed: Array) -> tuple[PRNGKey, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a configuration stands for, built and checked."""
+    """The data set, model, objective, optimiser and step of a configuration, built and checked."""
 
     config: TrainConfig
     dataset: Dataset
@@ -299,7 +299,7 @@ class Parts:
 
     @property
     def batch_size(self) -> int:
-        """Examples a step: EM takes all of them."""
+        """Examples per step; EM takes all training examples."""
         rows = len(self.dataset.splits["train"]["x"])
         return rows if self.config.fit == "em" else self.config.batch_size
 
@@ -308,11 +308,11 @@ def build(config: TrainConfig, *, dataset: Dataset | None = None) -> Parts:
     """Load the data and build the model, objective, optimiser and step of a configuration.
 
     Args:
-        config: what to build.
-        dataset: that of the parts of a configuration with the same data, so as not to load them again.
+        config: the configuration.
+        dataset: the data set of another configuration with the same data, to avoid loading it again.
 
     Returns:
-        The parts, with the configuration resolved: `parts.config` has no open default.
+        The parts; `parts.config` is the resolved configuration, with all defaults filled in.
 
     Raises:
         InputError: a value is not usable, or the data do not fit the likelihood.
@@ -355,7 +355,7 @@ def _load(config: TrainConfig, key: PRNGKey) -> Dataset:
 
 
 def _fitting(dataset: Dataset, support: constraints.Constraint, config: TrainConfig) -> Dataset:
-    """The data as the likelihood needs them: under "auto", grey levels become bits for a Bernoulli."""
+    """Adapt the data to the likelihood: with "auto", grey levels become bits for a Bernoulli."""
     bits = isinstance(support, type(constraints.boolean))
     grey = dataset.support is constraints.unit_interval
     if config.binarize == "auto" and grey and bits:
@@ -365,10 +365,10 @@ def _fitting(dataset: Dataset, support: constraints.Constraint, config: TrainCon
 
 
 def from_json(values: dict[str, Any], where: Path) -> TrainConfig:
-    """A configuration from what `config.json` holds.
+    """Build a configuration from the content of `config.json`.
 
     Raises:
-        InputError: the file is of another version or was edited: a value is unknown or missing.
+        InputError: a value is unknown or missing, as in a file of another version or an edited one.
     """
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     if set(values) != names:

@@ -1,4 +1,4 @@
-"""What a trained model of a run is worth: the numbers of every run, as `results.json` holds them."""
+"""Evaluation of the trained model of a run: the numbers of `results.json`."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -19,15 +19,15 @@ from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 ELBO_SAMPLES = 100
 MOMENT_SAMPLES = 100
-EVALUATION_ROWS = 5_000  # decoder rows in one dispatch, which bounds the memory
+EVALUATION_ROWS = 5_000  # decoder rows per dispatch, to limit the memory
 
 
 class Measured(NamedTuple):
-    """What evaluation says of every example of a split."""
+    """The results of evaluation for every example of a split."""
 
     terms: Terms
     likelihood: evaluation.LogLikelihood
-    """Its `weight` is that of the examples, by which all means are weighed."""
+    """The estimate of log p(x); its `weight` holds the example weights, which all means use."""
     units: evaluation.ActiveUnits
     more: dict[str, Any]
 
@@ -42,8 +42,8 @@ def measure(
     chunk_size: int = 100,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """ELBO, importance-weighted estimate and latent use of a model on examples as it sees them."""
-    # One sample an example would leave more noise in the ELBO than the gain above it on a small set.
+    """Compute the ELBO, the importance-weighted estimate and the active units of a model on its inputs."""
+    # With one sample per example, the noise of the ELBO on a small set would exceed its gap to the estimate.
     elbo_samples = min(num_samples, ELBO_SAMPLES)
     terms = evaluation.terms(
         key,
@@ -67,7 +67,7 @@ def measure(
 
 
 def summary(measured: Measured, *, split: str, binarize: str, num_samples: int) -> dict[str, Any]:
-    """Means over examples with their standard errors, nats, ready for JSON."""
+    """Return means over examples with their standard errors, nats, ready for JSON."""
     terms, likelihood, units, more = measured
     unreliable = likelihood.unreliable() if np.any(np.isfinite(likelihood.pareto_k)) else None
     weight = likelihood.weight
@@ -102,10 +102,10 @@ def evaluate(
     xs: dict[str, Array] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a model on one split: ELBO, distortion, rate, importance-weighted estimate.
+    """Evaluate a model on one split: ELBO, distortion, rate and importance-weighted estimate.
 
-    All on the same draws of the data, `xs` where they are at hand, each with its standard error over
-    examples, in nats.
+    All use the same draws of the data (`xs` if given), each with its standard error over examples, in
+    nats.
 
     Raises:
         InputError: the data have no such split.
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def _more(model: Any, xs: dict[str, Array]) -> dict[str, Any]:
-    """What models of some kinds know besides: the exact evidence, the classes."""
+    """Return numbers that only some models have: the exact evidence, the classification accuracy."""
     more: dict[str, Any] = {}
     if hasattr(model, "log_evidence"):
         evidence = np.asarray(jax.jit(jax.vmap(model.log_evidence))(xs["x"]))
@@ -132,26 +132,26 @@ def _more(model: Any, xs: dict[str, Array]) -> dict[str, Any]:
 
 
 def moment_samples(parts: Parts) -> int | None:
-    """How many draws estimate the posterior mean; None where it is known in closed form."""
+    """Return the number of draws that estimate the posterior mean; None if it is known in closed form."""
     return None if has_closed_mean(parts.model, parts.dataset) else MOMENT_SAMPLES
 
 
 def _elbo(parts: Parts, num_samples: int) -> Objective:
-    """The ELBO with the rate in closed form where there is one, exact sums over discrete latents."""
+    """Return the ELBO, with the rate in closed form if there is one, otherwise by samples."""
     kl = "analytic" if has_closed_kl(parts.model, parts.dataset) else "monte_carlo"
     path = can_differentiate_latents(parts.model, parts.dataset)
-    gradient = "pathwise" if path else "score"  # no estimator changes the value
+    gradient = "pathwise" if path else "score"  # the estimator does not affect the value
     return _compiled_once(num_samples, kl, gradient)
 
 
 @cache
 def _compiled_once(num_samples: int, kl: str, gradient: str) -> Objective:
-    """The same object for the same options: what is compiled for one run serves the next."""
+    """Return the same object for the same options, so that programs compiled for one run serve the next."""
     return partial(objectives.elbo, num_samples=num_samples, kl=kl, gradient=gradient)  # type: ignore[arg-type]
 
 
 def observed(parts: Parts, split: str) -> dict[str, Array]:
-    """A split as the model sees it, with what else its rows have; the same draws at every call.
+    """Return a split as the model sees it, with the other fields of its rows; every call gives the same draws.
 
     Raises:
         InputError: the data have no such split.

@@ -1,4 +1,4 @@
-"""A run folder: what ran, on what, how it went, and its checkpoints."""
+"""A run folder: configuration, data, environment, metrics, results and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -28,9 +28,9 @@ PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "numpyro", "orbax-checkp
 class RunFolder:
     """The files of one run.
 
-    `config.json` every value of the configuration; `data.json` what it was trained on;
-    `environment.json` versions, commit, hardware and command; `metrics.jsonl` a line an evaluation;
-    `results.json` the numbers of the last evaluation on the test split; `checkpoints/`,
+    `config.json`: every value of the configuration; `data.json`: a record of the data set;
+    `environment.json`: versions, commit, hardware and command; `metrics.jsonl`: one line per evaluation;
+    `results.json`: the numbers of the last evaluation on the test split; `checkpoints/`,
     `tensorboard/`, and `report.html`.
 
     Args:
@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.kept: Any = None
-        """What the process that trained it has in memory: `jaxvae.runs.train.Kept`."""
+        """`jaxvae.runs.train.Kept`, in the process that trained the run; else None."""
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.report_path = self.path / "report.html"
@@ -49,13 +49,13 @@ class RunFolder:
     def create(
         cls, path: Path, config: TrainConfig, data_record: dict[str, Any], **used: int
     ) -> "RunFolder":
-        """Make a new folder, which holds its configuration from the moment that it appears.
+        """Make a new folder atomically: as soon as it exists, it contains its configuration.
 
         Args:
             path: the folder.
-            config: what is trained.
-            data_record: what it is trained on.
-            used: what of the hardware takes part, for `environment.json`.
+            config: the configuration of the run.
+            data_record: the record of its data set, for `data.json`.
+            used: the numbers of devices and processes in use, for `environment.json`.
 
         Raises:
             InputError: it exists, or cannot be made.
@@ -69,7 +69,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run.
+        """Open the folder of an existing run.
 
         Raises:
             InputError: there is none.
@@ -82,16 +82,16 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, so that no second process writes to it; a dead process holds nothing.
+        """Lock the folder, so that no second process writes to it; the lock ends with the process.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process has locked it.
         """
         with writing(self.path):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(OSError):  # on a full disk the lock holds without the number
+            with contextlib.suppress(OSError):  # on a full disk: locked, without the process id
                 os.truncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
             yield
@@ -105,16 +105,16 @@ class RunFolder:
             os.close(descriptor)
 
     def config(self) -> TrainConfig:
-        """The configuration that this run was started with."""
+        """Read the configuration of this run."""
         return from_json(self.read("config.json"), self.config_path)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file atomically."""
         with writing(self.path):
             self.write_text(name, json.dumps(value, indent=2, allow_nan=True) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file whole or not at all."""
+        """Write a text file atomically."""
         target, half = self.path / name, self.path / f".{name}.{os.getpid()}"
         with writing(self.path):
             try:
@@ -147,7 +147,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; one that a killed process left unfinished is skipped."""
+        """Read the lines of `metrics.jsonl`; an incomplete line of a killed process is skipped."""
         if not self.metrics_path.exists():
             return []
         records = []
@@ -157,19 +157,19 @@ class RunFolder:
         return records
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the lines after a step: a resumed run writes them again."""
+        """Drop the lines after a step, since a resumed run writes them again."""
         kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
         self.write_text("metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints of this run."""
+        """Open the checkpoints of this run."""
         with writing(self.path):
             return Checkpoints(self.path / "checkpoints")
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line.
+    """Turn an error of the file system into a one-line `InputError`.
 
     Raises:
         InputError: the disk is full or read-only, or the folder may not be written.
@@ -184,13 +184,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def default_name(config: TrainConfig) -> str:
-    """A name that says what ran and when: `digits-elbo-20260131-235959`."""
+    """Return a name with data set, objective and time: `digits-elbo-20260131-235959`."""
     data = Path(config.data).name.split(".")[0].replace(":", "-") or "data"
     return f"{data}-{config.objective}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, hardware and command of this process."""
+    """Return versions, commit, hardware and command of this process."""
     devices = jax.devices()
     return {
         "command": sys.argv,
@@ -207,7 +207,7 @@ def environment() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A folder to fill, which stands at `path` when all is in it, or not at all.
+    """Yield a temporary folder to fill, which is renamed to `path` at the end, or removed after an error.
 
     Raises:
         InputError: `path` exists, or cannot be made.
@@ -243,7 +243,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The git commit of the current folder, with `+dirty` where files differ from it."""
+    """Return the git commit of the current folder, with `+dirty` if files differ from it."""
     git = ["git", "describe", "--always", "--abbrev=40", "--dirty=+dirty", "--exclude=*"]
     try:
         result = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)

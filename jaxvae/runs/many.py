@@ -1,4 +1,4 @@
-"""Many runs trained at once, each kept as a run folder of its own: `jaxvae train --seeds 8`."""
+"""Several runs trained together, each with its own run folder: `jaxvae train --seeds 8`."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from jaxvae.types import InputError
 
 
 class Member(NamedTuple):
-    """One of many runs."""
+    """The name and configuration of one of several runs."""
 
     name: str
     config: TrainConfig
@@ -31,16 +31,16 @@ def members(
     learning_rates: Sequence[float] = (),
     betas: Sequence[float] = (),
 ) -> list[Member]:
-    """The runs asked for: every combination of seed, learning rate and beta.
+    """Return one run for every combination of seed, learning rate and beta.
 
     Args:
-        config: what they have in common; the seeds count up from its own.
-        seeds: how many; one if None, which no name then tells.
-        learning_rates: those to try; that of the configuration if there are none.
-        betas: likewise.
+        config: the common configuration; the seeds count up from its own.
+        seeds: number of seeds; if None there is one, and it is not part of the names.
+        learning_rates: the learning rates; the one of the configuration if empty.
+        betas: the values of beta; the one of the configuration if empty.
 
     Raises:
-        InputError: there is no seed, or a value comes twice or twice differently.
+        InputError: `seeds` is below 1, a value is given twice, or the configuration sets it too.
 
     >>> [name for name, _ in members(TrainConfig(seed=3), seeds=2, betas=(0.5, 2.0))]
     ['seed-3-beta-0.5', 'seed-3-beta-2', 'seed-4-beta-0.5', 'seed-4-beta-2']
@@ -78,29 +78,30 @@ def train_many(
     devices: int | None = None,
     max_minutes: float | None = None,
 ) -> ManyFolder:
-    """Train new runs, all at once, in a new folder.
+    """Train new runs together, in a new folder.
 
-    Each of them is what a single run of its configuration is, to float32 rounding: the same initial
-    weights, batches and noise.
+    Each has the same initial weights, batches and noise as a single run of its configuration, and the
+    same results up to float32 rounding.
 
     Args:
-        config: what they have in common.
+        config: the common configuration.
         path: the folder to make.
-        seeds: see `members`, as the next two.
-        learning_rates: the same.
-        betas: the same.
-        reporter: what to tell about progress, which is that of all: nats are means over runs.
-        devices: how many may share the runs, each with as many as the others; all there are if None.
-        max_minutes: save and leave before so many have passed since the call, as far as a look at the clock
-            after each dispatch can tell; no limit if None.
+        seeds: see `members`.
+        learning_rates: see `members`.
+        betas: see `members`.
+        reporter: receives the progress of all runs together; nats are means over runs.
+        devices: the largest number of devices to use, each with equally many runs; all devices if None.
+        max_minutes: save and stop before this time since the call has passed, checked after each dispatch;
+            no limit if None.
 
     Returns:
-        The folder, with a finished run folder for each run, and the spread between them in `many.json`.
+        The folder, with a finished run folder for each run, and the spread between runs in `many.json`.
 
     Raises:
         InputError: a value is not usable, the runs cannot be trained together, or the folder cannot
             be written.
-        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the runs are saved and can be resumed, together or apart.
+        Interrupted: SIGINT or SIGTERM came, or the minutes are up; the runs are saved and can be resumed,
+            together or separately.
     """
     deadline = Deadline(max_minutes)
     chosen = members(config, seeds=seeds, learning_rates=learning_rates, betas=betas)
@@ -118,13 +119,13 @@ def resume_many(
     devices: int | None = None,
     max_minutes: float | None = None,
 ) -> ManyFolder:
-    """Go on with all runs from where they last stood together, to the bits of unbroken ones.
+    """Resume all runs from their last common checkpoint, with the same bits as uninterrupted runs.
 
     Args:
         path: the folder of the runs.
-        reporter: what to tell about progress.
-        devices: how many may share the runs; the numbers do not depend on it.
-        max_minutes: those of this call; no limit if None.
+        reporter: receives the progress.
+        devices: the largest number of devices to use; the results do not depend on it.
+        max_minutes: the time limit of this call; no limit if None.
 
     Raises:
         InputError: a run is missing or in use, or the data have changed.
@@ -142,7 +143,7 @@ def resume_many(
 
 
 def _built(configs: Mapping[str, TrainConfig]) -> dict[str, Parts]:
-    """The parts of every run, on the same data.
+    """Build the parts of every run, with one shared data set.
 
     Raises:
         InputError: a value is not usable, or the runs cannot be trained together.

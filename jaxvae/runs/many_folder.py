@@ -1,4 +1,4 @@
-"""The folder of many runs: a run folder each, and what is common to them."""
+"""The folder of several runs: a run folder for each, and their common files."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,14 @@ from jaxvae.runs.config import Parts
 from jaxvae.runs.folder import RunFolder, appearing
 
 FILE = "many.json"
-"""What tells a folder of many runs from that of one: their names and, at the end, their numbers."""
+"""The file that only a folder of several runs has: names of the runs and, at the end, their results."""
 
 
 class ManyFolder:
-    """The files of many runs: a run folder each, what is common to them, and `many.json`.
+    """The files of several runs: a run folder for each, common checkpoints, and `many.json`.
 
-    `checkpoints/` holds the last state of all of them together, which they go on from; each run's own
-    folder has its best and its last one.
+    `checkpoints/` holds the last state of all runs together, from which they are resumed; each run's own
+    folder has its best and its last checkpoint.
 
     Args:
         path: the folder.
@@ -28,7 +28,7 @@ class ManyFolder:
 
     @classmethod
     def create(cls, path: Path, parts: Mapping[str, Parts]) -> "ManyFolder":
-        """Make a new folder, which holds all its runs from the moment that it appears.
+        """Make a new folder atomically: as soon as it exists, it contains all its runs.
 
         Raises:
             InputError: it exists, or cannot be made.
@@ -40,11 +40,11 @@ class ManyFolder:
         return cls(path)
 
     def runs(self) -> dict[str, RunFolder]:
-        """The folder of each run, by its name."""
+        """Open the folder of each run, by name."""
         return {name: RunFolder.open(self.path / name) for name in self.read()["runs"]}
 
     def read(self) -> dict[str, Any]:
-        """What `many.json` holds."""
+        """Read `many.json`."""
         return self.common.read(FILE)
 
     def write(self, **values: Any) -> None:
@@ -53,10 +53,10 @@ class ManyFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[dict[str, RunFolder]]:
-        """Hold the folder and those of its runs.
+        """Lock the folder and the folders of its runs.
 
         Raises:
-            InputError: another process holds one of them.
+            InputError: another process has locked one of them.
         """
         with contextlib.ExitStack() as held:
             held.enter_context(self.common.locked())
@@ -67,12 +67,12 @@ class ManyFolder:
 
 
 def is_many(path: Path) -> bool:
-    """Whether a folder is one of many runs."""
+    """Return whether a folder is one of several runs."""
     return (Path(path) / FILE).is_file()
 
 
 def first_run(path: Path) -> RunFolder:
-    """The run of this folder, or the first one of a folder of many.
+    """Return the run of this folder, or the first run of a folder of several.
 
     Raises:
         InputError: there is none.

@@ -1,4 +1,4 @@
-"""How a run fits its model: the objective, its schedules, the optimiser, and the step."""
+"""The method by which a run fits its model: the objective, its schedules, the optimiser, and the step."""
 
 import dataclasses
 from functools import partial
@@ -23,18 +23,18 @@ LABEL_WEIGHT = 100.0
 
 
 class Labelled(NamedTuple):
-    """The rows that keep their labels, of a model that learns from few."""
+    """The labelled rows of a semi-supervised model."""
 
     x: Array
-    """As the model sees them, drawn once."""
+    """The rows as model inputs, drawn once."""
     y: Array
     stored: Array
     draw_key: PRNGKey
-    """Draws their bits at every step, where those are drawn anew."""
+    """The key that draws their bits at every step, with dynamic binarisation."""
 
 
 class Method(NamedTuple):
-    """The objective that validation uses, the optimiser, the step, and the labelled rows if there are any."""
+    """The objective of validation, the optimiser, the step, and the labelled rows if there are any."""
 
     objective: Objective
     optimizer: optax.GradientTransformation
@@ -43,7 +43,7 @@ class Method(NamedTuple):
 
 
 def with_estimator(config: Any, model: Model, dataset: Dataset) -> Any:
-    """The configuration with rate, gradient and labels filled in, by what the model allows.
+    """Fill in the options of rate, gradient and labels, as the model allows.
 
     Raises:
         InputError: an option has no effect with this model.
@@ -73,7 +73,7 @@ def _label_options(config: Any, dataset: Dataset) -> dict[str, Any]:
             "objective: learning from labels ascends the ELBO by gradients, got "
             f"objective={config.objective}, fit={config.fit}; leave them out"
         )
-    assert dataset.num_classes is not None  # the factory asked for them
+    assert dataset.num_classes is not None  # the factory requires it
     ten_a_class = 10 * dataset.num_classes
     return {
         "num_labels": ten_a_class if config.num_labels is None else config.num_labels,
@@ -82,30 +82,30 @@ def _label_options(config: Any, dataset: Dataset) -> dict[str, Any]:
 
 
 def make_method(config: Any, model: Model, dataset: Dataset, label_key: PRNGKey) -> Method:
-    """The method of a resolved configuration, traced once with the shapes of the data.
+    """Return the method of a resolved configuration, after tracing it once with the shapes of the data.
 
     Args:
         config: from `with_estimator`.
         model: the model to fit.
-        dataset: with the rows that keep their labels.
-        label_key: says which rows these are, and draws their bits.
+        dataset: the data set, from which labelled rows are chosen.
+        label_key: the key that chooses the labelled rows, and draws their bits.
 
     Raises:
-        InputError: model, objective and data do not go together.
+        InputError: model, objective and data do not fit together.
     """
     if config.fit == "em":
         return Method(_free_energy, optax.identity(), make_em_step(model))
     classifying = isinstance(model, Classifying)
     labelled = choose_rows(config, dataset, label_key) if classifying else None
     method = by_gradients(config, dataset, labelled)
-    # What the objective would refuse when it is traced is refused before anything is written.
-    key = jax.random.key(0)  # shapes alone are computed: no draw is made
+    # Trace the objective now, so that it refuses wrong options before anything is written.
+    key = jax.random.key(0)  # only shapes are computed: nothing is drawn
     traced(lambda m, x: method.objective(key, m, x), model, dataset)
     return method
 
 
 def by_gradients(config: Any, dataset: Dataset, labelled: Labelled | None) -> Method:
-    """The method of a run by gradients. Its `learning_rate`, `beta` and labelled rows may be traced."""
+    """Return the method of gradient training. `learning_rate`, `beta` and labelled rows may be traced."""
     objective, schedules = _objective(config)
     if labelled is not None:
         objective, more = _with_labels(objective, config, dataset, labelled)
@@ -116,7 +116,7 @@ def by_gradients(config: Any, dataset: Dataset, labelled: Labelled | None) -> Me
 
 
 def _free_energy(key: PRNGKey, model: Any, x: Array) -> Terms:
-    """EM's objective after an exact E-step, which is log p(x)."""
+    """Compute EM's objective after an exact E-step, which is log p(x)."""
     del key
     return inference.free_energy(model, model.exact_posterior(x), x)
 
@@ -129,15 +129,15 @@ def _objective(config: Any) -> tuple[Any, dict[str, optax.Schedule]]:
     if config.kl_warmup_steps == 0:
         return partial(elbo, beta=config.beta), {}
     warmup = linear_warmup(config.kl_warmup_steps, config.total_steps, end=config.beta)
-    # Validation is on the scale that training ends at, whatever the step: full weight.
+    # Validation has the full weight at every step, as training has at its end.
     return partial(elbo, beta=config.beta), {"beta": warmup}
 
 
 def choose_rows(config: Any, dataset: Dataset, key: PRNGKey) -> Labelled:
-    """The rows that keep their labels.
+    """Choose the rows that keep their labels.
 
     Raises:
-        InputError: there are not as many of every class.
+        InputError: a class has too few rows.
     """
     train = dataset.splits["train"]
     choice_key, draw_key, once_key = jax.random.split(key, 3)
@@ -152,7 +152,7 @@ def choose_rows(config: Any, dataset: Dataset, key: PRNGKey) -> Labelled:
 def _with_labels(
     elbo: Any, config: Any, dataset: Dataset, labelled: Labelled
 ) -> tuple[Objective, dict[str, Any]]:
-    """The semi-supervised objective with the options of the ELBO, on the rows that keep their labels."""
+    """Return the semi-supervised objective with the options of the ELBO and the labelled rows."""
     objective = partial(
         semi_supervised,
         labelled_x=labelled.x,

@@ -1,4 +1,4 @@
-"""The models of the command line: each a factory of `jaxvae.models`, whose signature says its options."""
+"""The models of the command line: factories of `jaxvae.models`, whose signatures define their options."""
 
 import dataclasses
 import inspect
@@ -48,11 +48,11 @@ OF_THE_DATA: Mapping[str, str] = {
     "num_classes": "labels",
     "num_symbols": "categories",
 }
-"""Arguments of factories that the data decide, and what of the data it is."""
+"""Arguments of factories that are taken from the data, with the name of the data's property."""
 
 
 def factory_of(name: str) -> Factory:
-    """The factory of this name.
+    """Return the factory of this name.
 
     Raises:
         InputError: there is none.
@@ -62,17 +62,17 @@ def factory_of(name: str) -> Factory:
 
 
 def options_of(factory: Factory) -> dict[str, Any]:
-    """The options of a factory with their defaults; what has none is filled in from the data."""
+    """Return the options of a factory with their defaults; those without one are filled in from the data."""
     parameters = inspect.signature(factory).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def with_defaults(config: Any, names: tuple[str, ...]) -> Any:
-    """The configuration with every option of its model filled in.
+    """Return the configuration with every option of its model filled in.
 
     Args:
         config: a frozen dataclass with `model` and the options.
-        names: of its fields that are options of models; None means not given.
+        names: the fields that are options of models; a value of None means not given.
 
     Raises:
         InputError: an option was given that the model does not have.
@@ -92,10 +92,10 @@ def with_defaults(config: Any, names: tuple[str, ...]) -> Any:
 
 
 def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Dataset) -> Any:
-    """The model of a configuration for a data set.
+    """Build the model of a configuration for a data set.
 
     Raises:
-        InputError: an option is not usable, or the data lack what the model needs.
+        InputError: an option is not usable, or the data lack a property that the model needs.
     """
     factory = factory_of(config.model)
     options = options_of(factory)
@@ -115,7 +115,7 @@ def make_model(key: PRNGKey, config: Any, names: tuple[str, ...], dataset: Datas
     options = tuple(sorted(fixed.items()))
     try:
         return _drawn(factory, tuple(dataset.event_shape), options, symbols, key)
-    except jax.errors.ConcretizationTypeError:  # it looks at what it has drawn
+    except jax.errors.ConcretizationTypeError:  # the factory depends on drawn values
         return _of_options(factory, tuple(dataset.event_shape), options, symbols, key)
 
 
@@ -133,13 +133,13 @@ def _of_options(
 
 
 _drawn = jit_quickly(_of_options, static_argnums=(0, 1, 2, 3))
-"""All weights are drawn by one program."""
+"""`_of_options`, compiled: one program draws all weights."""
 
 
 def started_from_data(key: PRNGKey, model: Any, dataset: Dataset) -> Any:
-    """The model at the scale of the training rows, where it knows how to begin there.
+    """Initialise the model from the training rows, if it has a method for that; else return it as it is.
 
-    Of rows that stay on disk, 10,000 evenly spaced ones are read for it.
+    If the rows stay on disk, 10,000 evenly spaced ones are read for it.
     """
     if not hasattr(model, "initialized"):
         return model
@@ -158,27 +158,27 @@ def _of_the_data(name: str, model: str, dataset: Dataset) -> int:
 
 
 def a_row(model: Any, dataset: Dataset) -> tuple[Any, Any]:
-    """Shapes of one example: x, and its label where the model is given one."""
+    """Return the shapes of one example: x, and its label if the model is conditional, else None."""
     x = jax.ShapeDtypeStruct(dataset.event_shape, jnp.float32)
     conditional = isinstance(model, Conditional) and not isinstance(model, Model)
     return x, jax.ShapeDtypeStruct((), jnp.int32) if conditional else None
 
 
 def traced(function: Callable[[Model, Any], Any], model: Any, dataset: Dataset) -> Any:
-    """`function(model, x)` of one example, traced and not run."""
+    """Trace `function(model, x)` for one example, without running it."""
     x, label = a_row(model, dataset)
     return jax.eval_shape(lambda m, x, label: function(bind(m, label), x), model, x, label)
 
 
 def can_differentiate_latents(model: Any, dataset: Dataset) -> bool:
-    """Whether q(z|x) is reparameterised."""
+    """Return whether q(z|x) is reparameterised."""
     found = []
     traced(lambda m, x: found.append(m.posterior(x).has_rsample), model, dataset)
     return found[0]
 
 
 def has_closed_kl(model: Any, dataset: Dataset) -> bool:
-    """Whether KL(q(z|x) || p(z)) is known in closed form."""
+    """Return whether KL(q(z|x) || p(z)) is known in closed form."""
     try:
         traced(lambda m, x: analytic_kl(m.posterior(x), m.prior()), model, dataset)
     except InputError:
@@ -187,7 +187,7 @@ def has_closed_kl(model: Any, dataset: Dataset) -> bool:
 
 
 def has_closed_mean(model: Any, dataset: Dataset) -> bool:
-    """Whether mean and variance of q(z|x) are known in closed form."""
+    """Return whether mean and variance of q(z|x) are known in closed form."""
     try:
         traced(lambda m, x: (m.posterior(x).mean, m.posterior(x).variance), model, dataset)
     except NotImplementedError:
@@ -196,7 +196,7 @@ def has_closed_mean(model: Any, dataset: Dataset) -> bool:
 
 
 def support_of(model: Any, dataset: Dataset) -> Any:
-    """The support of one value of x under p(x|z)."""
+    """Return the support of one value of x under p(x|z)."""
     found = []
 
     def likelihood(m: Model, x: Any) -> None:

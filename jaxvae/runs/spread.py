@@ -1,4 +1,4 @@
-"""How the numbers of many runs spread: a row a run, and mean and standard deviation over seeds."""
+"""The spread of results over runs: a row per run, and mean and standard deviation over seeds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,16 @@ TERMS = ("log_likelihood", "elbo", "rate", "distortion", "active_units")
 
 
 def spread(parts: Mapping[str, Parts], results: Mapping[str, Any]) -> dict[str, Any]:
-    """What `many.json` holds at the end.
+    """Return the final content of `many.json`.
 
     Args:
-        parts: of each run.
-        results: what `results.json` of each run holds; None of one that has failed.
+        parts: the parts of each run.
+        results: the content of each run's `results.json`; None for a failed run.
 
     Returns:
-        `rows`: a run each; of every term its mean over examples and its standard error over examples.
-        `groups`: one for each learning rate and beta, over whose seeds are the mean of every term and
-        `sd`, the standard deviation between runs (ddof 1; None of one run). Nats but for active units.
+        `rows`: one per run, with the mean of every term over examples and its standard error.
+        `groups`: one per learning rate and beta, with the mean of every term over seeds and `sd`, the
+        standard deviation between runs (ddof 1; None for one run). In nats, except active units.
     """
     rows, groups = [], {}
     for name, one in parts.items():

@@ -1,4 +1,4 @@
-"""What stops a run before its end: signals, and the minutes that it was given."""
+"""Stopping a run before its end: signals and a time limit."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from jaxvae.training.loop import Stage
 from jaxvae.training.metrics import Metrics
 
 TIME_IS_UP = 75
-"""The exit status of a command whose minutes were up: `EX_TEMPFAIL` of sysexits, "try again later"."""
+"""The exit status of a command that reached its time limit: `EX_TEMPFAIL` of sysexits, "try again later"."""
 
 MARGIN_S = 1.5
-"""Seconds kept to leave in good order."""
+"""Seconds reserved for saving and exiting."""
 
 MINUTES = 0
-"""Stands for the minutes where else the number of a signal stands."""
+"""The reason "time limit", used in place of a signal number."""
 
 
 class Interrupted(Exception):
@@ -32,9 +32,9 @@ class Interrupted(Exception):
 
     Args:
         reason: the number of a signal, or `MINUTES`.
-        step: where it stands.
-        path: its folder.
-        to_do: what is left of it, where that is not training.
+        step: the step of the run.
+        path: the run folder.
+        to_do: words on the work left, if that is not training.
     """
 
     def __init__(self, reason: int, step: int, path: Path, to_do: str = ""):
@@ -42,17 +42,17 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {by} at step {step:,}{to_do and f', {to_do}'}")
         self.step, self.path = step, path
         self.status = TIME_IS_UP if reason == MINUTES else 128 + reason
-        """With what the command exits."""
+        """The exit status of the command."""
 
 
 class Deadline:
-    """Looks at the clock, and says when to leave so as to have left in time.
+    """A time limit that says early enough when to save and stop.
 
-    From one look to the next it may take as long as it ever has, compiling included; so that much
-    is kept, beside a margin.
+    It assumes that the time to the next check is at most the longest time between two checks so far,
+    compiling included, and reserves that time plus a margin.
 
     Args:
-        max_minutes: from now on; no limit if None.
+        max_minutes: the limit, from now on; no limit if None.
 
     Raises:
         InputError: not a positive number.
@@ -65,7 +65,7 @@ class Deadline:
         self._longest = 0.0
 
     def is_near(self) -> bool:
-        """Whether it is time to save and leave; to be asked often."""
+        """Return whether it is time to save and stop; call it often."""
         now = time.monotonic()
         self._longest = max(self._longest, 0.0 if self._looked is None else now - self._looked)
         self._looked = now
@@ -73,7 +73,7 @@ class Deadline:
 
 
 def require_minutes(max_minutes: float | None) -> None:
-    """Refuse what is not a time.
+    """Refuse a time limit that is not positive and finite.
 
     Raises:
         InputError: it is not a positive number.
@@ -83,11 +83,11 @@ def require_minutes(max_minutes: float | None) -> None:
 
 
 class Stop:
-    """What signals and the clock ask for; with several processes, when all have heard of it.
+    """Requests to stop, by signals or the time limit; several processes stop when they have agreed.
 
     Args:
-        caught: the signals that this process got, from `signals`.
-        deadline: of this process; the first one that is near counts for all.
+        caught: the signals that this process received, from `signals`.
+        deadline: the time limit of this process; the earliest limit of all processes counts.
     """
 
     def __init__(self, caught: list[int], deadline: Deadline):
@@ -95,13 +95,13 @@ class Stop:
         self.agreed: list[int] = caught if hosts.count() == 1 else []
 
     def asked(self) -> bool:
-        """Whether this process wants to stop."""
+        """Return whether this process wants to stop."""
         if self._deadline.is_near() and not self._caught:
             self._caught.append(MINUTES)
         return bool(self._caught)
 
     def agree(self, count: int, stop: bool) -> tuple[int, bool]:
-        """The number of steps that the first process wants, and whether any process stops."""
+        """Return the number of steps that the first process proposes, and whether any process wants to stop."""
         if hosts.count() == 1:
             return count, stop
         said = [json.loads(text) for text in hosts.gather(json.dumps([count, *self._caught[:1]]))]
@@ -112,7 +112,7 @@ class Stop:
 def stages_until(
     stop: Stop, state: TrainState, feed: Feed, *, gathered: Metrics, total_steps: int, **on: Any
 ) -> Iterator[Stage]:
-    """The stages of a run until it is asked to stop, which may be before its first step."""
+    """Return the stages of a run until a stop is requested, which may be before its first step."""
     if int(state.step) < total_steps and stop.agree(0, stop.asked())[1]:
         return iter([Stage(state, gathered, 0.0, False)])
     return stages(
@@ -128,7 +128,7 @@ def stages_until(
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Catch SIGINT and SIGTERM while inside; a second one of either acts as it always does."""
+    """Record SIGINT and SIGTERM within the context; a second signal of the same kind acts as usual."""
     caught: list[int] = []
     before = {}
 
@@ -137,7 +137,7 @@ def signals() -> Iterator[list[int]]:
         signal.signal(number, before[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
+        with contextlib.suppress(ValueError):  # not in the main thread: handlers cannot be set
             before[number] = signal.signal(number, catch)
     try:
         yield caught

@@ -1,4 +1,4 @@
-"""What else `jaxvae evaluate` can find out of a run, each a record for JSON and rows for humans."""
+"""Further studies of a run by `jaxvae evaluate`, each with a record for JSON and rows for humans."""
 
 import dataclasses
 import time
@@ -24,32 +24,32 @@ from jaxvae.types import InputError, Model, PRNGKey
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-MOST_PROBED = 10_000  # examples that probes learn from: more teach a linear classifier little
-MOST_PAIRED = 5_000  # examples whose posteriors are compared with each other, N^2 densities
+MOST_PROBED = 10_000  # training examples of probes: more improve a linear classifier little
+MOST_PAIRED = 5_000  # examples whose posteriors are compared in pairs: N^2 densities
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How far the studies go."""
+    """Sizes and options of the studies."""
 
     study_examples: int = 100
-    """How many examples annealed importance sampling, the gaps and imputation look at."""
+    """Number of examples for annealed importance sampling, the gaps and imputation."""
     study_samples: int = 1000
-    """Samples of z an example, where these are importance-weighted too."""
+    """Samples of z per example in the importance-weighted estimates of these studies."""
     num_chains: int = 16
-    """Chains of annealed importance sampling, an example."""
+    """Chains of annealed importance sampling per example."""
     num_temperatures: int = 1000
     """Temperatures of annealed importance sampling."""
     ais_start: Literal["prior", "posterior"] = "posterior"
-    """Where its chains start: at q(z|x), near their end, or at the prior, as is usual."""
+    """Where its chains start: at q(z|x), which is near the target, or at the prior, as is usual."""
     missing: float = 0.5
-    """The share of the values that imputation hides."""
+    """Share of the values that imputation hides."""
 
     def check(self) -> None:
-        """Refuse what cannot be used.
+        """Refuse settings that are not usable.
 
         Raises:
-            InputError: a size is below 1, or the share is none.
+            InputError: a size is below 1, or `missing` is not strictly between 0 and 1.
         """
         names = ("study_examples", "study_samples", "num_chains", "num_temperatures")
         require_positive(**{name: getattr(self, name) for name in names})
@@ -58,7 +58,7 @@ class Settings:
 
 
 class Subject(NamedTuple):
-    """What a study looks at: a model, and examples as it sees them."""
+    """The subject of a study: a model, and examples as it sees them."""
 
     parts: Parts
     model: Any
@@ -68,20 +68,20 @@ class Subject(NamedTuple):
     settings: Settings
 
     def first(self, count: int) -> dict[str, Array]:
-        """The first examples, at most so many."""
+        """Return the first examples, at most `count`."""
         return {name: rows[:count] for name, rows in self.xs.items()}
 
 
 def study_file(name: str, split: str, checkpoint: str) -> str:
-    """Where the record of a study lies in its run folder."""
+    """Return the name of the file with the record of a study, in its run folder."""
     return f"{name}-{split}-{checkpoint}.json"
 
 
 def require_possible(names: tuple[str, ...], parts: Parts, split: str) -> None:
-    """Refuse a study that the data of a run cannot serve, before anything is computed.
+    """Refuse a study that is impossible with the data of a run, before anything is computed.
 
     Raises:
-        InputError: probes are asked for, and there are no labels to probe for.
+        InputError: probes are requested without labels, or on the training split.
     """
     if "probes" in names:
         if parts.dataset.num_classes is None:
@@ -105,23 +105,23 @@ def study(
     settings: Settings | None = None,
     on_progress: Progress | None = None,
 ) -> Record:
-    """Carry out one of `STUDIES`.
+    """Run one of `STUDIES`.
 
     Args:
-        name: which.
-        parts: of the run.
-        model: trained.
-        split: which examples.
-        settings: how far to go.
-        on_progress: called with how many of how many examples are done.
+        name: the name of the study.
+        parts: the parts of the run.
+        model: the trained model.
+        split: the split to study.
+        settings: sizes and options; the defaults if None.
+        on_progress: called with the number of examples done, and the total.
 
     Returns:
-        Numbers ready for JSON: means with their standard errors, nats unless said otherwise, and
-        the `seconds` that it took.
+        Numbers ready for JSON: means with their standard errors, nats unless stated otherwise, and
+        the `seconds` that the study took.
 
     Raises:
-        InputError: the study does not exist, a setting is not usable, or the model or the data do
-            not serve it.
+        InputError: the study does not exist, a setting is not usable, or the study is impossible with
+            the model or the data.
     """
     require_choice("study", name, STUDIES)
     settings = settings or Settings()
@@ -136,7 +136,7 @@ def study(
 
 
 def _ais(subject: Subject, on_progress: Progress | None) -> Record:
-    """On examples of the data beside the importance-weighted estimate; a sandwich on simulated ones."""
+    """Compare AIS with the importance-weighted estimate on data, and bound log p(x) from both sides on simulations."""
     settings = subject.settings
     xs = subject.first(settings.study_examples)
     count = len(xs["x"])
@@ -174,7 +174,7 @@ def _ais(subject: Subject, on_progress: Progress | None) -> Record:
 
 
 def _plain(subject: Subject) -> tuple[Model, int | None]:
-    """A model to simulate from: `given` the first example's label where it needs one."""
+    """Return a model to simulate from, and its label: `given` the first example's label if it needs one."""
     model = subject.model
     if isinstance(model, Conditional) and not isinstance(model, Model):
         label = int(subject.xs["label"][0])
@@ -217,7 +217,7 @@ def _gaps(subject: Subject, on_progress: Progress | None) -> Record:
 
 
 def _contour(subject: Subject) -> Record | None:
-    """Of the first example, over the two latents that vary most; None where q is no diagonal normal."""
+    """Compute the ELBO surface of the first example over the two most active latents; None if not possible."""
     model, parts = subject.model, subject.parts
     plain = _plain(subject)[0]
     if moment_samples(parts) is not None or len(plain.prior().event_shape) != 1:
@@ -291,7 +291,7 @@ def _probes(subject: Subject, on_progress: Progress | None) -> Record:
 
 
 def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
-    """Hide values that are known, fill them in, and see how far off that is."""
+    """Hide observed values, impute them, and measure the error."""
     del on_progress
     settings = subject.settings
     xs = subject.first(settings.study_examples)
@@ -327,7 +327,7 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
 
 
 def _column_mean(rows: Mapping[str, Array], values: ArrayLike) -> Float[np.ndarray, "*event"]:
-    """Mean of values [N, *event] over the rows that hold each, by the weights of the rows; 0 where none does."""
+    """Compute the weighted mean of values [N, *event] over the rows that observe them; 0 where no row does."""
     values, mask = np.asarray(values, np.float64), unpack(rows).mask
     held = np.ones_like(values) if mask is None else np.asarray(mask, np.float64)
     if (weight := weights_of(rows)) is not None:
@@ -338,7 +338,7 @@ def _column_mean(rows: Mapping[str, Array], values: ArrayLike) -> Float[np.ndarr
 def _of_hidden(
     values: np.ndarray, hidden: np.ndarray, weight: np.ndarray | None
 ) -> tuple[float, float]:
-    """Mean over hidden values, then over examples by their weights, with its standard error over examples."""
+    """Compute the mean over hidden values, then the weighted mean over examples, with its standard error."""
     axes = tuple(range(1, hidden.ndim))
     count = hidden.sum(axis=axes)
     each = np.sum(values * hidden, axis=axes)[count > 0] / count[count > 0]
@@ -352,4 +352,4 @@ STUDIES: Mapping[str, Callable[[Subject, Progress | None], Record]] = {
     "probes": _probes,
     "imputation": _imputation,
 }
-"""By name. `jaxvae.runs.words` puts their records into words."""
+"""The studies, by name. `jaxvae.runs.words` describes their records in words."""

@@ -1,4 +1,4 @@
-"""Many runs of one folder while they are trained: one loop, and a checkpoint of each and of all."""
+"""Joint training of the runs of one folder: one loop, with checkpoints of each run and of all together."""
 
 import contextlib
 import dataclasses
@@ -39,15 +39,15 @@ Validate = Callable[..., dict[str, Any]]
 
 
 class Together:
-    """The runs of a folder while they are trained.
+    """Joint training of the runs of a folder.
 
     Args:
         many: their folder, which is locked.
-        runs: the folder of each.
-        parts: what each is made of.
-        reporter: what to tell about the progress of all.
-        devices: how many may take part; all there are if None.
-        deadline: when all of it has to have ended.
+        runs: the run folder of each, by name.
+        parts: the parts of each, by name.
+        reporter: receives the progress of all runs.
+        devices: the largest number of devices to use; all devices if None.
+        deadline: the time limit of training and evaluation.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Together:
         self.devices = first_devices(jax.device_count() if devices is None else devices)
         self.mesh = run_mesh(len(parts), self.devices)
         self.failed: dict[str, int] = {}
-        """The step by which the loss of a run was no longer finite."""
+        """For each failed run, the step at which its loss was found not to be finite."""
         self.best: dict[str, float] = {}
         self.own = own_values(list(parts.values()))
 
     def train(self) -> None:
-        """Train to the end, evaluate each run, and write down how they spread."""
+        """Train to the end, evaluate each run, and write the spread of the results."""
         with contextlib.ExitStack() as held:
             together = held.enter_context(self.many.common.checkpoints())
             folders = {
@@ -125,7 +125,7 @@ class Together:
         )
         saved = self._saved(feed, together)
         first = int(saved.state.step)
-        # Each run's best, last and the one being written; and two of all runs together.
+        # Each run's best and last checkpoint and the one being written; and two of all runs together.
         together.require_room(saved, copies=5)
         self._rewind(first)
         self._say_devices()
@@ -147,7 +147,7 @@ class Together:
                 eval_every_steps=every,
                 on_progress=self.reporter.progress,
             )
-            del saved  # the loop has a copy, and its buffers are of some size
+            del saved  # the loop has a copy; this frees the memory
             for stage in steps:
                 stopping = bool(stop.agreed) and int(stage.state.step) < total
                 self._at(stage, validate, together, folders, boards, stopping=stopping)
@@ -164,10 +164,11 @@ class Together:
         *,
         stopping: bool,
     ) -> None:
-        """Write down where the runs stand.
+        """Write metrics and checkpoints of the runs at a stage.
 
-        As with one run, lines come before checkpoints, and each run's before the common one, which is
-        where they go on: what a kill leaves ahead of it is dropped or written again, to the same bits.
+        As with one run, metrics are written before checkpoints, and each run's checkpoint before the common
+        one, from which runs are resumed: after a kill, whatever is ahead of the common checkpoint is dropped
+        or written again, with the same bits.
         """
         step, standing, records = int(stage.state.step), Saved(stage.state, stage.metrics), {}
         if stage.is_evaluation:
@@ -177,7 +178,7 @@ class Together:
                 timed = {"steps_per_s": stage.steps_per_s, "time": time.time()}
                 self.runs[name].append_metrics({**record, **timed})
                 draw(boards[name], record)
-        # What is dealt out over devices comes together on the first one, as it is saved.
+        # Arrays that are split over devices are gathered on the first one, in the form to save.
         standing = jax.device_put(standing, jax.devices()[0])
         for i, name in enumerate(self.runs):
             if name in self.failed:
@@ -188,13 +189,13 @@ class Together:
                 self.best[name], keep = loss, True
             if keep:
                 folders[name].save(step, Saved(*take(*standing, i)), loss=loss)
-        # The latest of them counts as the best, so that one is kept.
+        # The latest counts as the best, so only that one is kept.
         together.save(step, standing, loss=-step)
         if records:
             self.reporter.evaluation(_mean(list(records.values())))
 
     def _records(self, stage: Stage, validate: Validate | None) -> dict[str, Record]:
-        """What each run writes down at an evaluation, but for those that have failed.
+        """Return the record of each run at an evaluation, except for failed runs.
 
         Raises:
             InputError: no run has a finite loss.
@@ -224,7 +225,7 @@ class Together:
         return {name: record for name, record in each.items() if name not in self.failed}
 
     def _evaluated(self, folders: dict[str, Checkpoints]) -> dict[str, Any]:
-        """The numbers of each run on the test split, written to its folder; None if it has failed."""
+        """Evaluate each run on the test split and write the results to its folder; None for a failed run."""
         results: dict[str, Any] = {}
         going = [name for name in self.runs if name not in self.failed]
 
@@ -251,7 +252,7 @@ class Together:
         return {name: results.get(name) for name in self.runs}
 
     def _done(self, name: str, step: int | None) -> dict[str, Any] | None:
-        """What an earlier call that was stopped has found for a run already."""
+        """Return the results of a run if an earlier, stopped call has already written them, else None."""
         if not (self.runs[name].path / "results.json").exists():
             return None
         found = self.runs[name].read("results.json")
@@ -260,7 +261,7 @@ class Together:
 
 
 def own_values(parts: Sequence[Parts]) -> dict[str, Any]:
-    """What differs between the runs besides their states: a leading axis of runs."""
+    """Return the values that differ between runs besides their states, with a leading axis of runs."""
     own: dict[str, Any] = {}
     for name in ("learning_rate", "beta"):
         values = [getattr(one.config, name) for one in parts]
@@ -273,7 +274,7 @@ def own_values(parts: Sequence[Parts]) -> dict[str, Any]:
 
 
 def method_of(parts: Parts, own: dict[str, Any]) -> Any:
-    """The method of a run with these traced values of its own."""
+    """Return the method of a run with these values of its own, which may be traced."""
     if not own:
         return parts
     values = dict(own)
@@ -282,6 +283,6 @@ def method_of(parts: Parts, own: dict[str, Any]) -> Any:
 
 
 def _mean(records: Sequence[Record]) -> Record:
-    """A record of the means over runs, which are at the same step."""
+    """Return a record with the means over runs, which are at the same step."""
     means = jax.tree.map(lambda *values: float(np.mean(values)), *records)
     return {**means, "step": records[0]["step"]}

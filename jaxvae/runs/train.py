@@ -1,4 +1,4 @@
-"""From a configuration to a trained, evaluated run folder; and from a folder back to its model."""
+"""Training and evaluation of a run from its configuration, and loading of its model from its folder."""
 
 import contextlib
 import dataclasses
@@ -43,20 +43,20 @@ EVALUATION = "all of training, before its evaluation"
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds: the state, and the metrics gathered since the last evaluation."""
+    """The content of a checkpoint: the state, and the training metrics since the last evaluation."""
 
     state: TrainState
     metrics: Metrics
 
 
 class Kept(NamedTuple):
-    """What a report is of, where this process trained the run and need not load it again."""
+    """The trained model and test data, kept in memory so that a report in the same process need not load them."""
 
     parts: Parts
     model: Model
     step: int
     batch: dict[str, Array]
-    """The test split, as the model sees it."""
+    """The test split as model inputs."""
 
 
 def train(
@@ -69,16 +69,16 @@ def train(
 ) -> RunFolder:
     """Train a new run in a new folder.
 
-    After `jaxvae.parallel.initialize` all processes call it; the first one writes the folder, and what
-    it returns on the others is a name alone.
+    After `jaxvae.parallel.initialize` all processes must call it; the first one writes the folder, and on
+    the others the returned `RunFolder` has only its path.
 
     Args:
-        config: what to train; checked before anything is written.
-        path: the folder to make; that of process 0 where there are several.
-        reporter: what to tell about progress.
-        devices: how many take part in each step; all there are by default. The numbers do not depend on it.
-        max_minutes: save and leave before so many have passed since the call, as far as a look at the clock
-            after each dispatch can tell; no limit by default.
+        config: the configuration; it is checked before anything is written.
+        path: the folder to make; with several processes, the path given to process 0.
+        reporter: receives the progress.
+        devices: number of devices that share each step; all by default. The results do not depend on it.
+        max_minutes: save and stop before this time since the call has passed, checked after each dispatch;
+            no limit by default.
 
     Returns:
         The run folder, with checkpoints, metrics and `results.json`.
@@ -113,15 +113,15 @@ def resume(
     devices: int | None = None,
     max_minutes: float | None = None,
 ) -> RunFolder:
-    """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
+    """Resume a run from its last checkpoint, with the same bits as if it had never stopped.
 
-    On other devices, or on another number of them or of processes, to the same numbers but for rounding.
+    On other devices, or with another number of devices or processes, the results are the same up to rounding.
 
     Args:
-        path: the run folder; with several processes it is process 0 that reads it.
-        reporter: what to tell about progress.
-        devices: how many take part in each step; all there are by default.
-        max_minutes: those of this call; no limit by default.
+        path: the run folder; with several processes, process 0 reads it.
+        reporter: receives the progress.
+        devices: number of devices that share each step; all by default.
+        max_minutes: the time limit of this call; no limit by default.
 
     Raises:
         InputError: there is no run, it is in use, or its data have changed.
@@ -151,12 +151,12 @@ _init = jit_quickly(init, static_argnums=2)
 
 
 def _first_only(function: Callable[[], T], other: T) -> T:
-    """`function()` on the first process, which alone touches the run's folder."""
+    """Call `function()` on the first process, which alone accesses the run folder; return `other` elsewhere."""
     return function() if hosts.is_first() else other
 
 
 def _held(run: RunFolder, function: Callable[[], None]) -> None:
-    """Call a function while the first process holds the folder."""
+    """Call a function while the first process has locked the folder."""
     with contextlib.ExitStack() as stack:
         hosts.together(lambda: _first_only(lambda: stack.enter_context(run.locked()), None))
         hosts.advise(f"go on with `jaxvae train --resume {run.path}` on every process")
@@ -225,7 +225,7 @@ def _where(mesh: Mesh) -> str:
 def _stages(
     parts: Parts, saved: Saved, stop: Stop, mesh: Mesh | None, **on: Any
 ) -> Iterator[Stage]:
-    """The stages of a run, on the devices of the mesh."""
+    """Return the stages of a run, on the devices of the mesh."""
     total, every = parts.config.total_steps, parts.config.eval_every_steps
     assert every is not None
     step, block_steps = parts.step, choose_block_steps(int(saved.state.step), every, total)
@@ -249,7 +249,7 @@ def _stages(
 
 
 def _follow(run: RunFolder, parts: Parts, mesh: Mesh | None, deadline: Deadline) -> None:
-    """The loop on a process that writes nothing."""
+    """Run the training loop on a process other than the first, which writes nothing."""
     saved = hosts.together(lambda: _fresh(parts))
     with signals() as caught:
         stop = Stop(caught, deadline)
@@ -279,7 +279,7 @@ def _loop(
             checkpoints.save(step, Saved(stage.state, stage.metrics), loss=None)
             raise Interrupted(stop.agreed[0], step, run.path)
         record = record_of(stage._replace(state=local(stage.state)), validate)
-        # The line before the checkpoint: a run killed in between drops the line and writes it again.
+        # Metrics before the checkpoint: a run killed in between drops this line and writes it again.
         run.append_metrics({**record, "steps_per_s": stage.steps_per_s, "time": time.time()})
         nothing = jax.tree.map(np.zeros_like, jax.device_get(local(stage.metrics)))
         loss = record["valid"]["loss"] if validate else None
@@ -291,7 +291,7 @@ def _loop(
 
 
 def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
-    """The parts of a run, its trained model, and the step that the model is of.
+    """Load the parts of a run, its trained model, and the step of that checkpoint.
 
     Args:
         run: an existing run.
@@ -310,7 +310,7 @@ def load_model(run: RunFolder, which: str = "best") -> tuple[Parts, Model, int]:
 def restore_model(
     parts: Parts, checkpoints: Checkpoints, which: str, *, like: Saved | None = None
 ) -> Model:
-    """The model of the best or the last checkpoint; `like` are its shapes, where they are known.
+    """Restore the model of the best or the last checkpoint; `like` are its shapes, if they are known.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -335,7 +335,7 @@ def _fresh(parts: Parts) -> Saved:
 
 
 def _shapes(parts: Parts) -> Saved:
-    """The shapes of what a checkpoint holds; nothing is computed."""
+    """Return the shapes of a checkpoint's arrays, without computing anything."""
     _, run_key, *_ = parts.config.keys()
     state = jax.eval_shape(partial(init, optimizer=parts.optimizer), run_key, parts.model)
     return _shapes_of(_with_metrics(parts, state))

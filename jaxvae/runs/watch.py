@@ -1,4 +1,4 @@
-"""What stands around the loop of a run, of one or of many: who is told, what is checked."""
+"""Services of the training loop of one or several runs: progress reports, checks of the data, TensorBoard."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ SAME_DATA = ("sha256", "sizes", "support", "num_categories", "dequantize", "bina
 
 
 class Reporter:
-    """What a run tells while it goes on; this one is silent. The command line has its own."""
+    """A receiver of a run's progress; this one is silent, and the command line has its own."""
 
     def start(self, config: TrainConfig, first_step: int) -> None:
-        """Training begins, or goes on, at `first_step`."""
+        """Report that training starts, or resumes, at `first_step`."""
 
     def progress(self, step: int, steps_per_s: float) -> None:
-        """A dispatch ended."""
+        """Report the end of a dispatch."""
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """A line of metrics was written."""
+        """Report a line of metrics that was written."""
 
     def say(self, line: str) -> None:
-        """Something worth knowing happened."""
+        """Report a message."""
 
     def examples(self, done: int, total: int) -> None:
-        """So many test examples have been evaluated."""
+        """Report the number of test examples evaluated so far, and the total."""
 
 
 def require_same_data(run: RunFolder, parts: Parts) -> None:
-    """Make sure that the data are those that the run was trained on.
+    """Refuse data that differ from those that the run was trained on.
 
     Raises:
-        InputError: they are not.
+        InputError: they differ.
     """
     then, now = run.read("data.json"), parts.dataset.record()
     differing = [name for name in SAME_DATA if then[name] != now[name]]
@@ -47,7 +47,7 @@ def require_same_data(run: RunFolder, parts: Parts) -> None:
 
 
 def say_other_versions(run: RunFolder, reporter: Reporter) -> None:
-    """Tell where a package is not of the version that the run began with."""
+    """Report packages whose version differs from the one at the start of the run."""
     then, now = run.read("environment.json")["versions"], environment()["versions"]
     changed = [
         f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
@@ -58,7 +58,7 @@ def say_other_versions(run: RunFolder, reporter: Reporter) -> None:
 
 @contextlib.contextmanager
 def tensorboard(run: RunFolder, first_step: int) -> Iterator[Any]:
-    """TensorBoard's writer for a run that goes on from this step."""
+    """Open a TensorBoard writer for a run that starts at, or is resumed from, `first_step`."""
     from tensorboardX import SummaryWriter
 
     board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
@@ -69,7 +69,7 @@ def tensorboard(run: RunFolder, first_step: int) -> Iterator[Any]:
 
 
 def draw(board: Any, record: dict[str, Any]) -> None:
-    """The numbers of a line of metrics, for TensorBoard."""
+    """Write the numbers of a line of metrics to TensorBoard."""
     for split in record.keys() & {"train", "valid"}:
         for name, value in record[split].items():
             board.add_scalar(f"{name}/{split}", value, record["step"])

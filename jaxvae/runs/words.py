@@ -1,4 +1,4 @@
-"""The records of studies as rows: what, how much, and what it means."""
+"""The records of studies as rows of text: name, value and meaning."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +14,21 @@ TITLES = {
     "probes": "Probes of the representation",
     "imputation": "Missing values",
 }
-"""Of studies, by name."""
+"""The titles of studies, by name."""
 
 
 def plus_minus(pair: Sequence[float], digits: int = 2) -> str:
-    """A mean and its standard error, which may be unknown."""
+    """Format a mean and its standard error, which may be unknown."""
     value, error = pair
     spread = f"{error:.{digits}f}" if math.isfinite(error) else "unknown"
     return f"{value:.{digits}f} ± {spread}"
 
 
 def rows_of(record: Record) -> list[Row]:
-    """A study's numbers in words.
+    """Describe a study's numbers in words.
 
     Args:
-        record: what `study` returned.
+        record: the record from `study`.
 
     Returns:
         Rows of name, value with its standard error, and meaning.
@@ -37,7 +37,7 @@ def rows_of(record: Record) -> list[Row]:
 
 
 def sentences_of(record: Record) -> list[str]:
-    """What a study warns of; none where nothing is amiss."""
+    """Return the warnings of a study; empty if there are none."""
     return list(record.get("sentences", ()))
 
 

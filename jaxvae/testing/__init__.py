@@ -1,4 +1,4 @@
-"""Proof by exact answers: solvable models, tests with a stated false-alarm rate, and a judge of estimators."""
+"""Tests against exact answers: solvable models, statistical tests, and checks of estimators and models."""
 
 from jaxvae.testing.check import Check, Verdict, check_estimator
 from jaxvae.testing.check_model import Finding, ModelVerdict, check_model

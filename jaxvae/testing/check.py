@@ -1,4 +1,4 @@
-"""The judge of estimators: any `(key, model, x) -> Terms` against models that are solved exactly."""
+"""Checks of estimators: any `(key, model, x) -> Terms` against models with exact answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,17 +37,17 @@ _POWER = 0.99
 _ROUNDING = 1e-5
 """Relative error of float32 arithmetic in a bound or a gradient, and absolute near zero."""
 _SAME = 1e-4
-"""What two computations of one value in float32 may differ by, relative, and absolute near zero."""
+"""Tolerance between two float32 computations of one value: relative, and absolute near zero."""
 _TERMS = ("distortion", "rate")
 _TESTS_A_MODEL = 3 + len(_TERMS)
 
 
 class Check(NamedTuple):
-    """One line of a verdict.
+    """The result of one check of one model: a line of a verdict.
 
-    `worst` is a |z| or, for values that agree draw by draw, the largest relative difference; beyond
-    `limit` the check fails. `detects` is the smallest relative bias that a test would have found with
-    99 % power, and NaN where the check is exact.
+    `worst` is the largest |z| or, for values compared draw by draw, the largest relative difference; above
+    `limit` the check fails. `detects` is the smallest relative bias that the test detects with 99 % power,
+    NaN for a comparison draw by draw.
     """
 
     model: str
@@ -60,17 +60,17 @@ class Check(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What `check_estimator` found; `str` gives the table."""
+    """The result of `check_estimator`; `str` gives it as a table."""
 
     passed: bool
     checks: tuple[Check, ...]
     skipped: dict[str, str]
-    """Models that the objective refused, and in which words."""
+    """The models that the objective refused, with its error messages."""
     claim: str
     num_draws: int
     seed: int
     false_alarm: float
-    """The chance that a correct estimator does not pass: all checks together."""
+    """The probability that a correct estimator fails any of the checks."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -121,36 +121,37 @@ def check_estimator(
     false_alarm: float = FALSE_ALARM,
     print_report: bool = True,
 ) -> Verdict:
-    """Judge an objective, and the gradient that it yields, by models that are solved exactly.
+    """Check an objective, and its gradient, against models that are solved exactly.
 
     On each model, over many draws of one example:
 
         bound               E bound = the exact expectation of the claimed bound, or <= log p(x)
-        objective = bound   in value, draw by draw: an estimator bends the gradient alone
-        same as reference   bound = that of `reference`, draw by draw
+        objective = bound   in value, draw by draw: an estimator may change only the gradient
+        same as reference   bound = the bound of `reference`, draw by draw
         distortion, rate    E distortion = -E_q log p(x|z), E rate = KL(q(z|x) || p(z))
         encoder gradient    E d objective / d encoder = d (exact bound) / d encoder, every entry
         decoder gradient    the same for the parameters of p(z) and p(x|z)
 
-    A model that the objective refuses in words (`InputError`, `NotImplementedError`) is skipped, and
-    the words are kept: discrete latents for pathwise gradients, mixture priors for the analytic rate.
+    A model that the objective refuses (`InputError`, `NotImplementedError`) is skipped, and the message is
+    kept: for example discrete latents for pathwise gradients, mixture priors for the analytic rate.
 
     Args:
         objective: `(key, model, x) -> Terms`, or a scalar, for one example; such as
             `functools.partial(jv.iwae, num_samples=5)`.
-        bound: the claim: "elbo"; "iwae", of K = `num_samples`; or "lower", any lower bound, of which
-            neither the exact value nor the gradient is known.
+        bound: the claim to check: "elbo"; "iwae", with K = `num_samples`; or "lower", any lower bound, whose
+            exact value and gradient are not known.
         num_samples: K of the claim, for "iwae"; it is not passed on.
         reference: an objective whose `bound` must be the same number for the same key.
-        models: names of built-in models, or solvable models by name. Built in are "linear_gaussian",
-            "full_covariance" (of q), "gaussian_mixture" (a prior), "categorical" and "bernoulli".
-        seed: of the draws.
-        num_draws: how many for each model.
-        false_alarm: the chance that a correct estimator fails, all checks and models together.
+        models: names of built-in models, or a mapping from names to solvable models. Built in are
+            "linear_gaussian", "full_covariance" (of q), "gaussian_mixture" (a prior), "categorical" and
+            "bernoulli".
+        seed: the seed of the draws.
+        num_draws: the number of draws for each model.
+        false_alarm: the probability that a correct estimator fails any check of any model.
         print_report: whether to print the verdict.
 
     Returns:
-        The verdict, which is false too if every model was refused.
+        The verdict; its `passed` is also false if every model was refused.
 
     Raises:
         InputError: an option is not usable.
@@ -199,7 +200,7 @@ def check_estimator(
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """A model and the example that it is judged by."""
+    """A solvable model and the example at which the objective is checked."""
 
     name: str
     model: ExactModel
@@ -207,7 +208,7 @@ class _Case:
 
 
 class _Exact(NamedTuple):
-    """What the draws must have as their means; None where the claim does not say."""
+    """The exact expectations of the draws; None for those that the claim does not fix."""
 
     log_evidence: Any
     bound: Any
@@ -216,7 +217,7 @@ class _Exact(NamedTuple):
 
 
 class _Draws(NamedTuple):
-    """Terms [n] and gradients [n, ...] of many keys; a scalar stands for all its terms."""
+    """Terms [n] and gradients [n, ...] of n keys; a scalar objective is repeated in every term."""
 
     terms: Terms
     gradient: Any
@@ -267,7 +268,7 @@ def _draw(objective: Objective, model: Model, keys: Key[Array, "n"], x: Array) -
 
 
 def _judge(case: _Case, draws: _Draws, exact: _Exact, false_alarm: float) -> list[Check]:
-    """All checks of one model but that against a reference."""
+    """Return all checks of one model except the one against a reference."""
     test = partial(_test, case, false_alarm=false_alarm)
     terms = draws.terms
     limit, side = (exact.log_evidence, "above") if exact.bound is None else (exact.bound, "two")
@@ -293,7 +294,7 @@ def _test(
     false_alarm: float,
     side: Side = "two",
 ) -> Check:
-    """A z-test of every column, and the relative bias that it could have found."""
+    """Return a z-test of every column, with the relative bias that it detects."""
     rounding = _ROUNDING * np.maximum(1, np.abs(exact))
     result = z_test(samples, exact, side=side, false_alarm=false_alarm, rounding=rounding)
     signal = np.max(np.abs(exact) / standard_error(samples, rounding))
@@ -302,7 +303,7 @@ def _test(
 
 
 def _same(case: _Case, name: str, values: Array, others: Array) -> Check:
-    """Two values of every draw, to float32."""
+    """Compare two values of every draw, within float32 tolerance."""
     a, b = np.asarray(values, np.float64), np.asarray(others, np.float64)
     worst = float(np.max(np.abs(a - b) / np.maximum(1, np.abs(b))))
     return Check(case.name, name, worst <= _SAME, worst, _SAME, 0.0, np.nan)
@@ -313,7 +314,7 @@ def _column(values: Array) -> np.ndarray:
 
 
 def _rows(tree: Any, *, batched: bool = True) -> np.ndarray:
-    """The leaves side by side: [n, P], or [P]."""
+    """Concatenate the leaves to [n, P], or [P] if not `batched`, in float64."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
     return np.concatenate([a.reshape(*a.shape[:batched], -1) for a in leaves], axis=-1)
 

@@ -1,4 +1,4 @@
-"""The laws that a model must keep for its bounds to be bounds, checked on a model of your own."""
+"""Checks of a user's model: the laws that a model must obey for its bounds to be valid."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ Outcome: TypeAlias = Literal["passed", "FAILED", "not checked"]
 
 
 class Finding(NamedTuple):
-    """One law, whether the model keeps it, and what was seen."""
+    """One law, the outcome of its check, and a description of what was observed."""
 
     law: str
     outcome: Outcome
@@ -26,10 +26,10 @@ class Finding(NamedTuple):
 
 
 class ModelVerdict(NamedTuple):
-    """What `check_model` found; `str` gives the table."""
+    """The result of `check_model`; `str` gives it as a table."""
 
     passed: bool
-    """Whether no law is broken. What could not be checked is among `unchecked`."""
+    """True if no law is broken. Laws that could not be checked are in `unchecked`."""
     findings: tuple[Finding, ...]
     model: str
     seed: int
@@ -42,7 +42,7 @@ class ModelVerdict(NamedTuple):
 
     @property
     def unchecked(self) -> tuple[Finding, ...]:
-        """The laws of which nothing is shown."""
+        """The laws that could not be checked."""
         return tuple(f for f in self.findings if f.outcome == "not checked")
 
     def __str__(self) -> str:
@@ -68,35 +68,35 @@ def check_model(
     false_alarm: float = FALSE_ALARM,
     print_report: bool = True,
 ) -> ModelVerdict:
-    """Check that a model keeps the laws that every bound, estimator and evaluation builds on.
+    """Check that a model obeys the laws on which every bound, estimator and evaluation relies.
 
     - one example: p(z), q(z|x) and p(x|z) are distributions over one event, whose log-density is one number
-    - one measure: q(z|x) and p(z) are both densities, or both masses
-    - support: x can occur under p(x|z); what q(z|x) draws can occur under p(z)
-    - nothing hidden: the same arguments give the same numbers, whatever was called before
+    - one measure: q(z|x) and p(z) are both densities, or both probability masses
+    - support: x can occur under p(x|z), and draws of q(z|x) can occur under p(z)
+    - nothing hidden: the same arguments give the same numbers, whatever was called before (no hidden state)
     - compiled = line by line, together = one by one: `jax.jit` and `jax.vmap` over examples change no number
     - precision: log-densities are float32, and those of float64 are within 1e-3
-    - keys: a draw depends on its key, on nothing else, and uses no key twice
-    - finite: so are the log-weights, and their gradients in every parameter
+    - keys: a draw is a function of its key alone, and uses no key twice
+    - finite: the log-weights are finite, and so are their gradients in every parameter
     - integrates to 1, and draws follow the density: each of p(z), q(z|x) and p(x|z)
 
-    The last two are shown of the first two examples, or of one of each of three labels, by sums and quadrature
-    where the support is small or the density is a product over values, and else by draws, up to 64 dimensions;
-    what none of these reaches is "not checked".
+    The last two are checked for the first two examples, or for one example of each of up to three labels: by sums
+    and quadrature if the support is small or the density is a product over values, otherwise by draws, up to 64
+    dimensions; a law that none of these methods can check is "not checked".
 
     Args:
         model: any object with `prior`, `posterior` and `likelihood`, or with `given`, a pytree or not.
         xs: at least two examples as the model sees them [N, *event], or a batch with `x` and `label`.
-        seed: of the draws.
-        num_draws: of each distribution.
-        false_alarm: the chance that a correct model fails, all statistical tests together.
+        seed: the seed of the draws.
+        num_draws: the number of draws from each distribution.
+        false_alarm: the probability that a correct model fails any of the statistical tests.
         print_report: whether to print the verdict.
 
     Returns:
         The verdict: `.passed`, `.findings`, `.failed`, `.unchecked`.
 
     Raises:
-        InputError: `xs` are too few or have a mask or weights, or an option is not usable.
+        InputError: `xs` has fewer than two examples, a mask or weights, or an option is not usable.
 
     >>> import jax
     >>> import jaxvae as jv
@@ -105,7 +105,7 @@ def check_model(
     >>> verdict.passed, verdict.unchecked
     (True, ())
 
-    Source: Bonferroni's inequality over the tests; see `jaxvae.testing.normaliser` for each of them.
+    Source: Bonferroni's inequality over the tests; see `jaxvae.testing.normaliser` for the tests themselves.
     """
     require_number("false_alarm", false_alarm, above=0, below=1)
     require_positive(num_draws=num_draws)
@@ -115,7 +115,7 @@ def check_model(
         for law, check in LAWS.items():
             findings.append(_found(law, check, case))
             if law in FIRST and findings[-1].outcome == "FAILED":
-                break  # what follows would say the same in other words
+                break  # the later laws would report the same fault again
     failed = any(finding.outcome == "FAILED" for finding in findings)
     verdict = ModelVerdict(not failed, tuple(findings), type(model).__name__, seed, false_alarm)
     if print_report:
@@ -130,7 +130,7 @@ def _found(law: str, check: Callable[[Case], str], case: Case) -> Finding:
         return Finding(law, "not checked", str(error))
     except (BrokenError, InputError) as error:
         return Finding(law, "FAILED", str(error))
-    except Exception as error:  # whatever the model raises is what is to be reported
+    except Exception as error:  # any error raised by the model is the finding to report
         said = " ".join(str(error).split())
         return Finding(law, "FAILED", f"raised {type(error).__name__}: {said[:300]}")
 

@@ -1,4 +1,4 @@
-"""Models with few discrete latents, solved by summing over all of them."""
+"""Models with few discrete latent states, solved by summing over all of them."""
 
 import itertools
 from typing import Literal, TypeAlias
@@ -19,7 +19,7 @@ Latent: TypeAlias = Literal["categorical", "bernoulli"]
 
 
 class Discrete(ExactModel):
-    """`p(x|z)` independent bits, q(z|x) with logits `A x + c`, z one class of D or D bits.
+    """A model with p(x|z) over independent bits, q(z|x) with logits `A x + c`, and z a class of D or D bits.
 
     `decoder` holds logits [D] of p(z), weight W [E, D] and bias b [E], the logits of x being
     `W[:, z] + b` for a class and `W z + b` for bits; `encoder` holds weight A [D, E] and bias c [D].
@@ -39,7 +39,7 @@ class Discrete(ExactModel):
         )
 
     def states(self) -> Array:
-        """Every latent: classes 0..D-1 [D], or all rows of D bits [2^D, D]."""
+        """Return every latent state: classes 0..D-1 [D], or all vectors of D bits [2^D, D]."""
         size = self.encoder.bias[...].shape[0]
         if self.latent == "categorical":
             return jnp.arange(size)
@@ -47,15 +47,15 @@ class Discrete(ExactModel):
         return jnp.asarray(rows, self.encoder.bias[...].dtype)
 
     def prior(self) -> dist.Distribution:
-        """p(z)."""
+        """The prior p(z)."""
         return self._over(self.decoder.logits[...])
 
     def posterior(self, x: Float[Array, "E"]) -> dist.Distribution:
-        """q(z|x), of logits A x + c."""
+        """q(z|x), with logits A x + c."""
         return self._over(self.encoder.weight[...] @ x + self.encoder.bias[...])
 
     def likelihood(self, z: Array) -> dist.Distribution:
-        """p(x|z), bits of logits W[:, z] + b or W z + b."""
+        """p(x|z), bits with logits W[:, z] + b or W z + b."""
         weight = self.decoder.weight[...]
         shift = weight[:, z] if self.latent == "categorical" else weight @ z
         return FloatBernoulli(shift + self.decoder.bias[...]).to_event(1)
@@ -69,7 +69,7 @@ class Discrete(ExactModel):
         return dist.CategoricalLogits(self._log_joint(x))
 
     def quadrature(self, x: Float[Array, "E"]) -> tuple[Array, Float[Array, "N"]]:
-        """Every latent and its probability under q(z|x)."""
+        """Return every latent state and its probability under q(z|x)."""
         states, q = self.states(), self.posterior(x)
         return states, jnp.exp(jax.vmap(lambda z: log_prob(q, z))(states))
 
@@ -92,10 +92,10 @@ def discrete(
     latent_size: int = 3,
     event_size: int = 4,
 ) -> Discrete:
-    """A model of E bits with a discrete latent and a free q.
+    """Return a model of E bits with a discrete latent and a q(z|x) that is not the exact posterior.
 
     Args:
-        seed: of the parameters, drawn by NumPy.
+        seed: the seed of the parameters, drawn by NumPy.
         latent: "categorical", z an integer of 0..D-1; or "bernoulli", z a vector of D bits.
         latent_size: D, the number of classes or of bits.
         event_size: E.

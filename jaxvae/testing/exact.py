@@ -1,7 +1,7 @@
-"""What a solvable model can tell: its evidence, and the exact expectation and gradient of a bound.
+"""Exact answers of solvable models: the evidence, and the expectation and gradient of a bound.
 
-Everything here is differentiable and of the dtype of the model; `in_float64` evaluates it in double
-precision, whatever the dtype that the process runs in.
+Everything here is differentiable and has the dtype of the model; `in_float64` evaluates it in double
+precision, whatever the default dtype of the process.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ M = TypeVar("M", bound=nnx.Module)
 
 _STEP = 0.4
 _LOG_TIMES = np.arange(-40, 200, _STEP)
-"""Of the trapezoid rule of `expected_iwae`: the integrand is analytic in a strip of half width pi / 2,
-so the error of this step is about exp(-pi^2 / 0.4) = 2e-11."""
+"""The nodes of the trapezoid rule of `expected_iwae`: the integrand is analytic in a strip of half width pi / 2,
+so the error with this step is about exp(-pi^2 / 0.4) = 2e-11."""
 
 
 class ExactModel(nnx.Module):
-    """A model whose bounds are known, with a free q(z|x).
+    """A model whose bounds are known exactly, with a q(z|x) that need not be its exact posterior.
 
     The parameters of q are in `encoder`, those of p(z) and p(x|z) in `decoder`. A subclass declares
-    the model, `log_evidence`, `exact_posterior` and `quadrature`; the bounds follow.
+    the model, `log_evidence`, `exact_posterior` and `quadrature`; the bounds are computed from these.
     """
 
     encoder: nnx.Dict
@@ -58,7 +58,7 @@ class ExactModel(nnx.Module):
         raise NotImplementedError
 
     def quadrature(self, x: Float[Array, "E"]) -> tuple[Array, Float[Array, "N"]]:
-        """Latents z [N, ...] and probabilities [N]: `E_q f(z) = sum_n probs[n] * f(z[n])`.
+        """Return latents z [N, ...] and probabilities [N] with `E_q f(z) = sum_n probs[n] * f(z[n])`.
 
         Raises:
             InputError: the latent has too many dimensions for a grid.
@@ -66,7 +66,7 @@ class ExactModel(nnx.Module):
         raise NotImplementedError
 
     def exact_elbo(self, x: Float[Array, "E"]) -> Terms:
-        """Expectations of the terms of the ELBO over q(z|x), scalars in nats."""
+        """Return the expectations of the terms of the ELBO over q(z|x), scalars in nats."""
         z, probs = self.quadrature(x)
         log_p_x_z, log_p_z, log_q_z_x = self._densities(x, z)
         distortion, rate = -(probs @ log_p_x_z), probs @ (log_q_z_x - log_p_z)
@@ -74,7 +74,7 @@ class ExactModel(nnx.Module):
         return Terms(bound, bound, distortion, rate)
 
     def exact_iwae(self, x: Float[Array, "E"], num_samples: int) -> Float[Array, ""]:
-        """The expectation of the IWAE bound of K = `num_samples`, for any K, nats."""
+        """Return the expectation of the IWAE bound with K = `num_samples`, for any K, nats."""
         z, probs = self.quadrature(x)
         log_p_x_z, log_p_z, log_q_z_x = self._densities(x, z)
         return expected_iwae(log_p_x_z + log_p_z - log_q_z_x, probs, num_samples)
@@ -89,15 +89,15 @@ class ExactModel(nnx.Module):
 def expected_iwae(
     log_w: Float[Array, "N"], probs: Float[Array, "N"], num_samples: int
 ) -> Float[Array, ""]:
-    """`E log mean_k w[k]` over K independent weights with `P(w = exp(log_w[n])) = probs[n]`.
+    """Compute `E log mean_k w[k]` over K independent weights with `P(w = exp(log_w[n])) = probs[n]`.
 
     The sum over all K-tuples is one integral, since `E exp(-t sum_k w[k]) = phi(t)^K`:
 
         E log sum_k w[k] = int (exp(-e^u) - phi(e^u)^K) du,  phi(t) = sum_n probs[n] exp(-t w[n])
 
     Args:
-        log_w: the log-weights that can occur [N], nats.
-        probs: their probabilities [N], of sum 1.
+        log_w: the possible log-weights [N], nats.
+        probs: their probabilities [N], which sum to 1.
         num_samples: K.
 
     Returns:
@@ -125,7 +125,7 @@ def expected_iwae(
 def exact_bound(
     model: ExactModel, x: Float[AnyArray, "E"], *, bound: Bound = "elbo", num_samples: int = 1
 ) -> Float[Array, ""]:
-    """The expectation of a bound for one example; that of the ELBO does not depend on K.
+    """Compute the expectation of a bound for one example; for the ELBO it does not depend on K.
 
     Args:
         model: a solvable model.
@@ -137,7 +137,7 @@ def exact_bound(
         A scalar, nats, differentiable in the model.
 
     Raises:
-        InputError: the bound is unknown, or the model's latent has too many dimensions for it.
+        InputError: the bound is unknown, or the latent has too many dimensions for `quadrature`.
     """
     require_positive(num_samples=num_samples)
     x = jnp.asarray(x)
@@ -151,7 +151,7 @@ def exact_bound(
 def exact_gradient(
     model: M, x: Float[AnyArray, "E"], *, bound: Bound = "elbo", num_samples: int = 1
 ) -> M:
-    """The gradient of `exact_bound` in all parameters, `.encoder` and `.decoder`, in float64.
+    """Compute the gradient of `exact_bound` in all parameters, `.encoder` and `.decoder`, in float64.
 
     Args:
         model: a solvable model.
@@ -160,7 +160,7 @@ def exact_gradient(
         num_samples: K, for "iwae".
 
     Returns:
-        A pytree of the model's structure, NumPy arrays.
+        A pytree of NumPy arrays with the model's structure.
 
     Raises:
         InputError: as `exact_bound`.
@@ -178,7 +178,7 @@ def exact_gradient(
 
 
 def in_float64(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` with every float of the arguments in float64; NumPy arrays in the result.
+    """Evaluate `function(*args)` with every float array of the arguments in float64, and return NumPy arrays.
 
     >>> float(in_float64(jnp.sqrt, jnp.asarray(2.0))) == 2**0.5
     True
@@ -193,7 +193,7 @@ def in_float64(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def draw_examples(key: PRNGKey, model: Model, num_examples: int) -> Float[Array, "N *event"]:
-    """Examples from the model itself: `z ~ p(z)`, `x ~ p(x|z)`.
+    """Draw examples from the model: `z ~ p(z)`, `x ~ p(x|z)`.
 
     Example i is drawn with `fold_in(key, i)`.
 

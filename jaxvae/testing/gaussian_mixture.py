@@ -1,4 +1,4 @@
-"""A mixture of Gaussians as the prior of a linear-Gaussian decoder."""
+"""A solvable model: a mixture of Gaussians as the prior of a linear-Gaussian decoder."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ from jaxvae.testing.linear_gaussian import Affine, affine_encoder, parameters
 
 
 class GaussianMixture(Affine):
-    """`p(z) = sum_c pi_c N(z; mu_c, t_c^2 I)`, p(x|z) and q(z|x) affine.
+    """A model with `p(z) = sum_c pi_c N(z; mu_c, t_c^2 I)`, and p(x|z) and q(z|x) of `Affine`.
 
         log p(x) = log sum_c pi_c N(x; W mu_c + b, t_c^2 W W' + s^2 I)
         p(z|x)   = sum_c p(c|x) N(z; mu_c + G_c (x - W mu_c - b), t_c^2 (I - G_c W))
         G_c      = t_c^2 W' (t_c^2 W W' + s^2 I)^-1
 
-    `decoder` holds also logits log pi_c [C], means mu [C, D] and log_scales log t [C].
+    `decoder` also holds logits log pi_c [C], means mu [C, D] and log_scales log t [C].
     """
 
     def prior(self) -> dist.Distribution:
-        """p(z), which has no closed-form divergence from q."""
+        """p(z), to which q has no closed-form KL divergence."""
         means = self.decoder.means[...]
         scales = jnp.broadcast_to(jnp.exp(self.decoder.log_scales[...])[:, None], means.shape)
         return self._mix(self.decoder.logits[...], dist.Normal(means, scales).to_event(1))
@@ -74,14 +74,14 @@ def gaussian_mixture(
     num_components: int = 2,
     full: bool = False,
 ) -> GaussianMixture:
-    """A model with a mixture prior and a single Gaussian as its q.
+    """Return a model with a mixture prior and a single Gaussian as q(z|x).
 
     Args:
-        seed: of the parameters, drawn by NumPy.
+        seed: the seed of the parameters, drawn by NumPy.
         event_size: E.
         latent_dim: D; `exact_elbo` and `exact_iwae` need 1 or 2.
         num_components: C.
-        full: whether q has a full covariance, not a diagonal one.
+        full: whether q has a full covariance instead of a diagonal one.
 
     Returns:
         A model with `log_evidence`, `exact_posterior`, `exact_elbo` and `exact_iwae`.

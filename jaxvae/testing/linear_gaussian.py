@@ -15,19 +15,19 @@ from jaxvae.testing.exact import ExactModel
 from jaxvae.types import InputError, Terms
 
 _POINTS = {1: np.linspace(-8.0, 8.0, 161), 2: np.linspace(-8.0, 8.0, 51)}
-"""By D, of the trapezoid rule for N(0, 1), which converges faster than any power of the step."""
+"""The nodes, by D, of the trapezoid rule for N(0, 1), which converges faster than any power of the step."""
 
 
 def parameters(**values: np.ndarray | float) -> nnx.Dict:
-    """Trainable parameters of these values, float32."""
+    """Return trainable parameters with these values, float32."""
     return nnx.Dict({k: nnx.Param(jnp.asarray(v, jnp.float32)) for k, v in values.items()})
 
 
 class Affine(ExactModel):
-    """`p(x|z) = N(W z + b, s^2 I)` and `q(z|x) = N(A x + c, L L')`, whatever the prior.
+    """A model with `p(x|z) = N(W z + b, s^2 I)` and `q(z|x) = N(A x + c, L L')`, and any prior.
 
     `decoder` holds weight W [E, D], bias b [E] and log_scale log s; `encoder` holds weight A [D, E],
-    bias c [D], log_scale log diag L [D] and, where q has a full covariance, lower, the entries of L
+    bias c [D], log_scale log diag L [D] and, if q has a full covariance, lower, the entries of L
     below its diagonal [D, D].
     """
 
@@ -36,12 +36,12 @@ class Affine(ExactModel):
 
     @property
     def latent_dim(self) -> int:
-        """D."""
+        """D, the dimension of the latent."""
         return self.encoder.bias[...].shape[0]
 
     @property
     def full(self) -> bool:
-        """Whether q has a full covariance."""
+        """True if q has a full covariance."""
         return "lower" in self.encoder
 
     def posterior(self, x: Float[Array, "E"]) -> dist.Distribution:
@@ -58,7 +58,7 @@ class Affine(ExactModel):
         return dist.Normal(mean, scale).to_event(1)
 
     def quadrature(self, x: Float[Array, "E"]) -> tuple[Array, Float[Array, "N"]]:
-        """A grid of 161 or 51 x 51 latents over 8 standard deviations of q, for D of 1 or 2.
+        """Return a grid of 161 (D = 1) or 51 x 51 (D = 2) latents over +-8 standard deviations of q, with weights.
 
         Raises:
             InputError: D is larger.
@@ -82,13 +82,13 @@ class Affine(ExactModel):
         return diagonal + jnp.tril(self.encoder.lower[...], -1) if self.full else diagonal
 
     def _noise(self) -> Array:
-        """s^2 I, of the event's size."""
+        """Return s^2 I, [E, E]."""
         size = self.decoder.bias[...].shape[0]
         return jnp.exp(2 * self.decoder.log_scale[...]) * jnp.eye(size)
 
 
 class LinearGaussian(Affine):
-    """`p(z) = N(0, I)`, p(x|z) and q(z|x) affine: everything in closed form.
+    """A model with `p(z) = N(0, I)`, and p(x|z) and q(z|x) of `Affine`: everything in closed form.
 
     log p(x) = log N(x; b, W W' + s^2 I)
     p(z|x)   = N(S W'(x - b) / s^2, S),   S = (I + W'W / s^2)^-1
@@ -97,7 +97,7 @@ class LinearGaussian(Affine):
     """
 
     def prior(self) -> dist.Distribution:
-        """p(z) = N(0, I), of q's family, so that their divergence has a closed form."""
+        """p(z) = N(0, I), in the same family as q, so that their KL divergence has a closed form."""
         zeros = jnp.zeros_like(self.encoder.bias[...])
         if self.full:
             return dist.MultivariateNormal(zeros, scale_tril=jnp.eye(self.latent_dim))
@@ -115,7 +115,7 @@ class LinearGaussian(Affine):
         return dist.MultivariateNormal(gain @ (x - self.decoder.bias[...]), covariance)
 
     def exact_elbo(self, x: Float[Array, "E"]) -> Terms:
-        """Expectations of the terms of the ELBO in closed form, for any D, scalars in nats."""
+        """Return the expectations of the terms of the ELBO in closed form, for any D, scalars in nats."""
         mean, tril, weight = self._posterior_mean(x), self._tril(), self.decoder.weight[...]
         residual = x - weight @ mean - self.decoder.bias[...]
         squares = jnp.sum(residual**2) + jnp.sum((weight @ tril) ** 2)
@@ -127,7 +127,7 @@ class LinearGaussian(Affine):
         return Terms(bound, bound, distortion, rate)
 
     def with_exact_posterior(self, *, widen: float = 1.0) -> "LinearGaussian":
-        """The same p(x, z) with q(z|x) = p(z|x), its standard deviations times `widen`."""
+        """Return the model with the same p(x, z), and q(z|x) = p(z|x) with standard deviations times `widen`."""
         gain, covariance = self._gain()
         tril = widen * jnp.linalg.cholesky(covariance)
         encoder = {
@@ -140,7 +140,7 @@ class LinearGaussian(Affine):
         return LinearGaussian(*(nnx.Dict(jax.tree.map(nnx.Param, d)) for d in (encoder, decoder)))
 
     def _gain(self) -> tuple[Array, Array]:
-        """S W' / s^2 and S."""
+        """Return S W' / s^2 and S."""
         weight = self.decoder.weight[...]
         scaled = weight.T / jnp.exp(2 * self.decoder.log_scale[...])
         covariance = jnp.linalg.inv(jnp.eye(self.latent_dim) + scaled @ weight)
@@ -150,13 +150,13 @@ class LinearGaussian(Affine):
 def linear_gaussian(
     seed: int = 0, *, event_size: int = 3, latent_dim: int = 2, full: bool = False
 ) -> LinearGaussian:
-    """A linear-Gaussian model with a q of the exact posterior's size, but not at it.
+    """Return a linear-Gaussian model whose q has about the scale of the exact posterior but differs from it.
 
     Args:
-        seed: of the parameters, drawn by NumPy.
+        seed: the seed of the parameters, drawn by NumPy.
         event_size: E.
         latent_dim: D; `exact_iwae` needs 1 or 2.
-        full: whether q has a full covariance, not a diagonal one.
+        full: whether q has a full covariance instead of a diagonal one.
 
     Returns:
         A model with `log_evidence`, `exact_posterior`, `exact_elbo`, `exact_iwae` and
@@ -185,7 +185,7 @@ def linear_gaussian(
 def affine_encoder(
     rng: np.random.Generator, event_size: int, lower: np.ndarray, *, full: bool
 ) -> nnx.Dict:
-    """Parameters of a q(z|x) with D = len(lower)."""
+    """Draw the parameters of a q(z|x) with D = len(lower)."""
     latent_dim = len(lower)
     return parameters(
         weight=0.3 * rng.normal(size=(latent_dim, event_size)),

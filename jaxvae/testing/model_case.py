@@ -1,4 +1,4 @@
-"""A model with examples as `check_model` looks at it."""
+"""The model and examples that `check_model` checks, with draws from its distributions."""
 
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -19,9 +19,9 @@ Part: TypeAlias = Literal["p(z)", "q(z|x)", "p(x|z)"]
 
 PARTS: tuple[Part, ...] = ("p(z)", "q(z|x)", "p(x|z)")
 TESTS = 2 * 3 * len(PARTS)
-"""Statistical tests of one model, at most: does each density integrate to 1, and do its draws follow it, at three rows."""
+"""The largest number of statistical tests of one model: two for each of its three densities, at three rows."""
 _ROWS = 4
-"""Rows that are looked at, of those given."""
+"""The number of rows of the given examples that are used."""
 
 
 class BrokenError(Exception):
@@ -29,7 +29,7 @@ class BrokenError(Exception):
 
 
 class Case:
-    """A model with examples, its arrays apart from all else that it holds."""
+    """A model with examples; its arrays are separated from its other leaves, so that they can be replaced."""
 
     def __init__(
         self, model: Any, examples: Examples, key: PRNGKey, num_draws: int, false_alarm: float
@@ -47,7 +47,7 @@ class Case:
         return [self.leaves[i] for i in self._where]
 
     def of(self, arrays: list[Array]) -> Any:
-        """The model with other arrays."""
+        """Return the model with other arrays."""
         leaves = list(self.leaves)
         for i, array in zip(self._where, arrays, strict=True):
             leaves[i] = array
@@ -59,18 +59,18 @@ class Case:
         return self.xs, self.labels
 
     def row(self, i: int) -> tuple[Array, Any]:
-        """One example with its label."""
+        """Return one example with its label, or None as the label."""
         return self.xs[i], None if self.labels is None else self.labels[i]
 
     @cached_property
     def looked_at(self) -> list[int]:
-        """The first two rows, or one of each label, three at most."""
+        """The numbers of the rows that are checked: the first two, or one of each label, at most three."""
         if self.labels is None:
             return [0, 1]
         return sorted(np.unique(np.asarray(self.labels), return_index=True)[1].tolist())[:3]
 
     def parts(self, i: int) -> dict[Part, Distribution]:
-        """p(z), q(z|x), and p(x|z) at a draw from p(z), of one example."""
+        """Return p(z), q(z|x), and p(x|z) at a draw z from p(z), for example i."""
         x, label = self.row(i)
         bound = bind(self.model, label)
         prior = bound.prior()
@@ -79,7 +79,7 @@ class Case:
 
     @cached_property
     def drawn(self) -> dict[Part, list[Drawn]]:
-        """Draws of the three, of each example that is looked at; p(z) of a model without labels once."""
+        """Draws from the three distributions for each row of `looked_at`; from p(z) only once without labels."""
         key = jax.random.fold_in(self.key, 2)
         found: dict[Part, list[Drawn]] = {part: [] for part in PARTS}
         for i in self.looked_at:
@@ -92,7 +92,7 @@ class Case:
         return found
 
     def sums(self, part: Part) -> list[Sum]:
-        """The integrals of one of the three; whatever keeps them from being known is raised at every call."""
+        """Return the integrals of one of the three densities; an error of computing them is raised in every call."""
         if part not in self._sums:
             try:
                 self._sums[part] = [integrate(d, self.false_alarm) for d in self.drawn[part]]
@@ -104,7 +104,7 @@ class Case:
         return found
 
     def numbers(self, model: Any, row: Any, key: PRNGKey) -> dict[str, Array]:
-        """A latent of one example with its three log-densities."""
+        """Draw a latent of one example from q(z|x), and return it with its three log-densities."""
         x, label = row
         bound = bind(model, label)
         q, p = bound.posterior(x), bound.prior()
@@ -119,7 +119,7 @@ class Case:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf of a model is an array of numbers: no plain number, no key."""
+    """Return whether a leaf of a model is an array of numbers, not a plain number or a key."""
     if not isinstance(leaf, jax.Array | np.ndarray):
         return False
     return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""The laws that `check_model` looks at, a function each: it says what was seen, or raises what says how it is broken."""
+"""The laws that `check_model` checks, one function each, which returns what it observed or raises `BrokenError`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,18 +28,18 @@ from jaxvae.testing.normaliser import Sum, UnknownError, draws_follow
 from jaxvae.types import Model, PRNGKey
 
 _SAME = 1e-4
-"""What two computations of one number in float32 may differ by, relative, and absolute near zero."""
+"""Tolerance between two float32 computations of one number: relative, and absolute near zero."""
 _WIDE = 1e-3
-"""What float32 may differ from float64 by, as `_SAME`."""
+"""Tolerance between float32 and float64, relative and absolute as `_SAME`."""
 
 
 def _held(model: Any) -> list[np.ndarray]:
-    """Copies of the arrays that a model holds, a pytree or not."""
+    """Return copies of the arrays of a model, whether or not it is a pytree."""
     tree = model if jax.tree.leaves(model) != [model] else getattr(model, "__dict__", {})
     return [np.array(leaf) for leaf in jax.tree.leaves(tree) if is_array(leaf)]
 
 
-# The laws, in the order in which they are looked at.
+# The laws, in the order in which they are checked.
 
 
 def _one_example(case: Case) -> str:
@@ -154,7 +154,7 @@ def _precision(case: Case) -> str:
         numbers = case.numbers(case.model, case.row(i), case.key)
         try:
             wide = _in_float64(case, i, numbers["z"])
-        except (TypeError, ValueError) as error:  # it holds to float32 in words of its own
+        except (TypeError, ValueError) as error:  # the model itself insists on float32
             return f"{expected}; not compared with float64, where it raises {type(error).__name__}"
         narrow = {name: numbers[name] for name in wide}
         _require_same(narrow, wide, _WIDE, f"example {i} in {expected}, float64 in its place,")
@@ -265,7 +265,7 @@ def _follows(part: Part) -> Callable[[Case], str]:
             try:
                 follow, said = draws_follow(d, total, case.false_alarm)
             except UnknownError:
-                # r / p has mean 1 under p alone: with other draws it would not.
+                # r / p has mean 1 only under p: if the draws followed another density, it would not.
                 if total is None or "draws" not in total.how:
                     raise
                 follow, said = True, f"by {total.how}"

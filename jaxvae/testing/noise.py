@@ -1,4 +1,4 @@
-"""How noisy a gradient is: its signal-to-noise ratio, and how that grows with K."""
+"""The signal-to-noise ratio of gradients, and its growth with K."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -30,27 +30,27 @@ def snr(
     groups: Sequence[str] = ("encoder", "decoder"),
     chunk_size: int = 1000,
 ) -> dict[str, float]:
-    """Signal-to-noise ratio of an objective's gradient, one number a group of parameters.
+    """Estimate the signal-to-noise ratio of an objective's gradient, one number per group of parameters.
 
-    `snr = |E g| / sqrt(tr Cov g)`, in Euclidean norm over the group. The spread is that of the
-    objective; the mean is taken from `reference`, since that of a noisy estimator drowns in its noise.
+    `snr = |E g| / sqrt(tr Cov g)`, in Euclidean norm over the group. The covariance is that of the objective's
+    gradient; the mean is taken from `reference`, since the noise of `objective` can hide its own mean.
 
     Args:
         key: one typed key.
         objective: `(key, model, x) -> Terms`.
-        model: the model, of which the groups are attributes.
+        model: the model; the groups are attributes of it.
         x: one example.
-        num_draws: gradients that are drawn, of the objective and of the reference.
-        reference: where the mean comes from: an exact gradient, such as `exact_gradient`'s; another
-            objective of the same expectation and less noise; or None for the objective itself.
+        num_draws: the number of gradients drawn, of the objective and of the reference.
+        reference: the source of the mean: an exact gradient, such as from `exact_gradient`; another
+            objective with the same expectation and less noise; or None for the objective itself.
         groups: names of attributes of the model.
-        chunk_size: gradients that are held at once.
+        chunk_size: the number of gradients computed at once.
 
     Returns:
         A ratio for each group.
 
     Raises:
-        InputError: a group is no attribute of the model, or an argument is not usable.
+        InputError: a group is not an attribute of the model, or an argument is not usable.
 
     >>> import jaxvae as jv
     >>> from jaxvae.testing import exact_gradient, linear_gaussian
@@ -60,7 +60,7 @@ def snr(
     ['decoder', 'encoder']
 
     Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
-    Departs from the source: it takes the ratio of each parameter by itself.
+    Departs from the source: the source takes the ratio of each parameter separately.
     """
     require_key(key)
     require_positive(num_draws=num_draws, chunk_size=chunk_size)
@@ -88,10 +88,10 @@ def snr(
 
 
 def slope(ks: ArrayLike, values: ArrayLike) -> Slope:
-    """The exponent a in `values ~ ks^a`: least squares of log values on log ks.
+    """Fit the exponent a in `values ~ ks^a`, by least squares of log values on log ks.
 
     Args:
-        ks: at least three different positive numbers, such as numbers of samples.
+        ks: positive numbers, at least three of them distinct, such as numbers of samples.
         values: a positive number for each.
 
     Returns:
@@ -122,7 +122,7 @@ def slope(ks: ArrayLike, values: ArrayLike) -> Slope:
 def _draw(
     key: PRNGKey, objective: Objective, model: Model, x: Array, num_draws: int, chunk_size: int
 ) -> Any:
-    """Gradients of the objective, a leading axis on every leaf."""
+    """Draw gradients of the objective; every leaf has a leading axis of draws."""
 
     def one(key: PRNGKey) -> Any:
         def ascend(model: Model) -> Array:
@@ -136,6 +136,6 @@ def _draw(
 
 
 def _flat(gradient: Any, group: str, rows: int) -> np.ndarray:
-    """The group's entries as [rows, P] in float64."""
+    """Return the group's gradient entries as [rows, P] in float64."""
     leaves = jax.tree.leaves(getattr(gradient, group))
     return np.concatenate([np.asarray(a, np.float64).reshape(rows, -1) for a in leaves], axis=1)

@@ -1,8 +1,8 @@
 """Tests of Monte Carlo means with a stated false-alarm rate.
 
-Every test looks at all entries of a vector at once; by Bonferroni's inequality the chance that a
-correct vector is rejected is at most `false_alarm`, for means that are Gaussian to good accuracy.
-Take thousands of samples: the tails of a mean of fewer are not Gaussian at these levels.
+Every test covers all entries of a vector at once; by Bonferroni's inequality the probability that a
+correct vector is rejected is at most `false_alarm`, if the means are Gaussian to good accuracy.
+Use thousands of samples: with fewer, the tails of a mean are not Gaussian at these levels.
 """
 
 import itertools
@@ -17,13 +17,13 @@ from jaxvae.checks import require_choice, require_number
 from jaxvae.types import InputError
 
 FALSE_ALARM = 1e-6
-"""The chance of rejecting a correct vector, unless another is given."""
+"""The default probability of rejecting a correct vector."""
 
 Side: TypeAlias = Literal["two", "above", "below"]
 
 
 class ZTest(NamedTuple):
-    """Whether the means pass, the worst z-score, and the z-score from which they do not."""
+    """The result of a z-test: whether all means pass, the worst z-score, and the largest z-score that passes."""
 
     passed: bool
     max_z: float
@@ -31,22 +31,22 @@ class ZTest(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Whether no bound lies above the next, and whether each is shown to lie below it."""
+    """The result of `check_order`: `passed` if no wrong order is shown, `shown` if every rise is significant."""
 
     passed: bool
     shown: bool
     z: tuple[float, ...]
-    """Of each rise, from the first bound to the upper limit, positive where it rises."""
+    """The z-score of each rise, from the first bound to the upper limit; positive where the bounds rise."""
     threshold: float
 
 
 def normal_quantile(tail: float) -> float:
-    """The z with `P(Z > z) = tail` for a standard normal Z, accurate for the smallest tails."""
+    """Return the z with `P(Z > z) = tail` for a standard normal Z, accurate for the smallest tails."""
     return -NormalDist().inv_cdf(tail)
 
 
 def standard_error(samples: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
-    """`sqrt(variance / n + rounding^2)` of the mean of each column of samples [n, ...], float64.
+    """Compute `sqrt(variance / n + rounding^2)` of the mean of each column of samples [n, ...], in float64.
 
     Raises:
         InputError: there are fewer than two samples.
@@ -60,9 +60,9 @@ def standard_error(samples: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
 
 
 def z_scores(samples: ArrayLike, exact: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
-    """`(mean - exact) / sqrt(standard_error^2 + rounding^2)` of each column of samples [n, ...].
+    """Compute `(mean - exact) / sqrt(standard_error^2 + rounding^2)` of each column of samples [n, ...].
 
-    `rounding` is the arithmetic error of a mean; without it an estimate of no variance, such as
+    `rounding` is the arithmetic error of a mean; without it an estimate without variance, such as
     the gradient of a term in closed form, could never pass.
 
     Raises:
@@ -82,17 +82,17 @@ def z_test(
     false_alarm: float = FALSE_ALARM,
     rounding: ArrayLike = 0.0,
 ) -> ZTest:
-    """Do the means of samples [n, ...] equal `exact` [...]?
+    """Test whether the means of samples [n, ...] equal `exact` [...].
 
     Args:
         samples: independent draws along the first axis.
         exact: the expectation.
-        side: "above" rejects only means above `exact`, "below" only means below it.
-        false_alarm: the chance of rejecting a correct vector.
+        side: "above" rejects only means above `exact`, "below" only means below it, "two" both.
+        false_alarm: the probability of rejecting a correct vector.
         rounding: see `z_scores`.
 
     Returns:
-        Whether no entry is beyond the threshold, the worst z-score, the threshold. A NaN never passes.
+        Whether no entry exceeds the threshold, the worst z-score, and the threshold. A NaN never passes.
 
     Raises:
         InputError: an option is not usable, or there are fewer than two samples.
@@ -122,7 +122,7 @@ def assert_mean(
     rounding: ArrayLike = 0.0,
     what: str = "mean",
 ) -> None:
-    """Raise AssertionError, with the numbers, unless `z_test` passes."""
+    """Assert that `z_test` passes; the error states the numbers."""
     test = z_test(samples, exact, side=side, false_alarm=false_alarm, rounding=rounding)
     assert test.passed, (
         f"{what}: max z = {test.max_z:.2f} > {test.threshold:.2f} ({side}-sided, false alarm "
@@ -133,10 +133,9 @@ def assert_mean(
 def assert_mean_exceeds(
     samples: ArrayLike, limit: float, *, false_alarm: float = FALSE_ALARM, what: str = "mean"
 ) -> None:
-    """Raise AssertionError unless the mean lies above `limit` beyond doubt.
+    """Assert that the mean lies significantly above `limit`.
 
-    The claim is shown, not merely left standing: if the mean were at most `limit`, this would pass
-    with a chance of at most `false_alarm`.
+    If the mean were at most `limit`, this would pass with a probability of at most `false_alarm`.
     """
     test = z_test(samples, limit, side="above", false_alarm=false_alarm)
     assert test.max_z > test.threshold, (
@@ -152,23 +151,23 @@ def check_order(
     false_alarm: float = FALSE_ALARM,
     rounding: float = 1e-5,
 ) -> Order:
-    """Do bounds rise in the order given, `E bounds[i] <= E bounds[i + 1] <= upper`?
+    """Test whether bounds rise in the order given, `E bounds[i] <= E bounds[i + 1] <= upper`.
 
-    Paired z-tests of neighbours: draw all bounds with the same keys, so that their differences have
+    These are paired z-tests of neighbours: draw all bounds with the same keys, so that their differences have
     little noise.
 
     Args:
         bounds: samples [n] of each bound, lowest first, such as the ELBO, L_2, L_5; nats.
-        upper: what the last must not exceed, such as log p(x).
-        false_alarm: the chance that `passed` is false though the order holds; and that `shown` is
-            true though two neighbours are equal.
+        upper: an upper limit of the last bound, such as log p(x).
+        false_alarm: the probability that `passed` is false although the order holds, and that `shown` is
+            true although two neighbours are equal.
         rounding: the arithmetic error of a mean, nats.
 
     Returns:
-        `passed`: no neighbours stand in the wrong order. `shown`: each rise is beyond doubt.
+        `passed`: no neighbours are significantly in the wrong order. `shown`: every rise is significant.
 
     Raises:
-        InputError: there is nothing to compare, or the samples are not paired.
+        InputError: there are fewer than two values to compare, or the samples are not paired.
 
     >>> noise = np.random.default_rng(0).normal(size=4096)
     >>> order = check_order([noise, noise + 0.1], upper=0.5)

@@ -1,4 +1,4 @@
-"""Training: state, step, loop, checkpoints. The one minus sign between a bound and a loss is in `step`."""
+"""Training: state, step, loop and checkpoints. The only sign change, from bound to loss, is in `step`."""
 
 from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.em import make_em_step

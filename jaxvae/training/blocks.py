@@ -1,8 +1,8 @@
-"""Steps in loops of known length.
+"""Training steps in loops of fixed length.
 
-XLA runs a loop whose length it knows without asking: of one whose length is an array, a GPU copies the
-condition to the host and waits for it at every turn. So S steps are a block, a loop of known length, and
-only the number of blocks is an array, which lets one program serve every count.
+A loop whose length is known at compile time needs no check of its condition. For a loop whose length is an
+array, a GPU copies the condition to the host and waits for it in every iteration. So S steps form a block, a
+loop of fixed length, and only the number of blocks is an array, which lets one program serve every count.
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxvae.types import InputError
 T = TypeVar("T")
 
 MOST_ON_CPU, MOST = 8, 64
-"""Steps in a block. A CPU gains nothing by more, and between blocks a run can be stopped."""
+"""The largest numbers of steps in a block. A CPU gains nothing by more, and a run can stop between blocks."""
 
 OPTIONS = {
     "cpu": {"xla_cpu_prefer_vector_width": 512},
@@ -28,17 +28,17 @@ OPTIONS = {
         "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT_REGIONS",
     },
 }
-"""Options of XLA for a training program, by platform."""
+"""XLA options of a training program, by platform."""
 
 
 def repeat_blocks(one: Callable[[T], T], carry: T, blocks: Int[Array, ""], block_steps: int) -> T:
-    """`one` applied `blocks * block_steps` times.
+    """Apply `one` to the carry `blocks * block_steps` times.
 
     Args:
-        one: a step, from what is carried to the next.
+        one: a step, from one carry to the next.
         carry: a pytree of arrays.
-        blocks: how many blocks; an array, so that one compilation serves all.
-        block_steps: S, known when compiled.
+        blocks: the number of blocks; an array, so that one compilation serves all counts.
+        block_steps: S, fixed at compile time.
     """
 
     def block(_: Array, carry: T) -> T:
@@ -48,17 +48,17 @@ def repeat_blocks(one: Callable[[T], T], carry: T, blocks: Int[Array, ""], block
 
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A dispatch, compiled: state and metrics, its first arguments, are donated."""
+    """Compile a dispatch; its first two arguments, state and metrics, are donated."""
     return jax.jit(run, donate_argnums=(0, 1), compiler_options=compiler_options())
 
 
 @cache
 def compiler_options() -> dict[str, Any]:
-    """What XLA is asked for in a training program: the options of this backend that its version knows.
+    """Return the XLA options of a training program: those of this backend that the XLA version accepts.
 
-    CPUs with vectors of 512 bits: XLA prefers 256 by itself; the whole width took 0.96 to 0.97 of the time of a
-    step of `vae` and `iwae50` (paired rounds on a Xeon). GPUs: short graphs too, independent kernels side by
-    side, 0.95 of the time of a step of `iwae50` (an H200).
+    CPUs with 512-bit vectors: XLA by default prefers 256 bits; with 512 a step of `vae` and `iwae50` took 0.96 to
+    0.97 of the time (paired rounds on a Xeon). GPUs: CUDA graphs for short sequences too, independent kernels run
+    concurrently; a step of `iwae50` took 0.95 of the time (an H200).
     """
     platform = jax.default_backend()
     wanted = dict(OPTIONS.get(platform, {}))
@@ -68,7 +68,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def is_known(name: str, value: Any) -> bool:
-    """Whether XLA takes this option, asked by a program that does nothing."""
+    """Return whether XLA accepts this option, by compiling a trivial program with it."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
@@ -77,7 +77,7 @@ def is_known(name: str, value: Any) -> bool:
 
 
 def has_wide_vectors() -> bool:
-    """Whether the processor of this machine has AVX-512; no, where the system does not say."""
+    """Return whether the processor of this machine has AVX-512; False if /proc/cpuinfo cannot be read."""
     try:
         return " avx512f " in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -85,12 +85,12 @@ def has_wide_vectors() -> bool:
 
 
 def choose_block_steps(*steps: int, most: int | None = None) -> int:
-    """The largest number of steps, up to 64 (8 on a CPU), whose multiples reach each of these.
+    """Return the largest common divisor of `steps` that is at most `most`.
 
     Args:
-        steps: where dispatches begin and end: the first step of a run, how many lie between
-            evaluations, and the last.
-        most: the largest number allowed.
+        steps: steps that must be reached by whole blocks: the first step of a run, the number of steps
+            between evaluations, and the last step.
+        most: the largest result allowed; 64 by default, 8 on a CPU.
 
     >>> choose_block_steps(0, 600, 20_000, most=64), choose_block_steps(0, 7, 100)
     (50, 1)
@@ -102,10 +102,10 @@ def choose_block_steps(*steps: int, most: int | None = None) -> int:
 
 
 def require_blocks(step: int, count: int, block_steps: int, longest: int) -> None:
-    """Refuse a dispatch that is not of whole blocks, or too long.
+    """Refuse a dispatch that does not consist of whole blocks, or is too long.
 
     Raises:
-        InputError: see above.
+        InputError: `step` or `count` is not a multiple of `block_steps`, or `count` is not in 1 to `longest`.
     """
     if step % block_steps or count % block_steps or not 0 < count <= longest:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Checkpoints: the leaves of a pytree by name, written whole or not at all (orbax)."""
+"""Checkpoints: the leaves of a pytree by name, written atomically (orbax)."""
 
 import logging
 import shutil
@@ -15,20 +15,20 @@ from jaxvae.types import InputError
 
 T = TypeVar("T")
 
-MARGIN_BYTES = 200_000  # what orbax writes beside the arrays, and file system blocks
+MARGIN_BYTES = 200_000  # for orbax's files besides the arrays, and for file system blocks
 
 
 class Checkpoints:
     """The last and the best checkpoint of a run, in one folder.
 
-    A checkpoint holds arrays alone, each named by its path in the pytree: no code, no pickle. It is
-    written beside the others and renamed into place, so a folder never holds half of one.
+    A checkpoint holds only arrays, each named by its path in the pytree: no code, no pickle. It is
+    written under a temporary name and then renamed, so a folder never holds an incomplete checkpoint.
 
-    One process alone writes and reads it, also where several train together: every array is whole on its
-    devices. So the folder need not be shared, and any number of processes and devices can go on with it.
+    A single process writes and reads it, even if several train together: every array is complete on that
+    process's devices. So the folder need not be shared, and any number of processes and devices can resume from it.
 
     Args:
-        folder: where they lie; made when the first one is saved.
+        folder: the folder of the checkpoints; created when the first one is saved.
     """
 
     def __init__(self, folder: Path):
@@ -60,16 +60,16 @@ class Checkpoints:
         )
 
     def save(self, step: int, tree: Any, *, loss: float | None) -> None:
-        """Save a pytree under a step; `loss` decides which checkpoint is the best.
+        """Save a pytree under a step number; the checkpoint with the lowest `loss` is the best.
 
         Raises:
-            InputError: it could not be written. What was saved before is untouched.
+            InputError: it could not be written. Earlier checkpoints are untouched.
         """
         if step in self._manager.all_steps():
             return
         metrics = {"loss": float("inf") if loss is None else float(loss)}
         if jax.process_count() == 1:
-            tree = local(tree)  # orbax takes what several processes hold as it lies, and only so
+            tree = local(tree)  # with several processes orbax needs the arrays as they are placed
         arrays = _by_name(tree)
         self.require_room(tree)
         try:
@@ -82,12 +82,12 @@ class Checkpoints:
             ) from error
 
     def require_room(self, tree: Any, *, copies: int = 1) -> None:
-        """Refuse a disk without room for so many checkpoints of this pytree.
+        """Refuse a disk without room for `copies` checkpoints of this pytree.
 
-        Asked before writing, because orbax's threads print pages when the disk fills up under them.
+        Checked before writing, because orbax's threads print long traces when the disk fills up.
 
         Raises:
-            InputError: there is less.
+            InputError: the free space is too small.
         """
         size = copies * (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + MARGIN_BYTES)
         free = shutil.disk_usage(self.folder).free
@@ -98,11 +98,11 @@ class Checkpoints:
             )
 
     def last(self) -> int | None:
-        """The latest step that was saved."""
+        """Return the latest saved step; None if there is none."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step with the lowest validation loss; the last one where none was measured."""
+        """Return the step with the lowest validation loss; the latest step if no loss was given."""
         best = self._manager.best_step()
         metrics = None if best is None else self._manager.metrics(best)
         return best if metrics and np.isfinite(metrics["loss"]) else self.last()
@@ -153,19 +153,19 @@ class Checkpoints:
 
 
 class _NoOtherProcess:
-    """In the place of orbax's check that every process has written its part."""
+    """A replacement for orbax's check that every process has written its part."""
 
     def validate_all_array_metadatas(self, array_metadatas: Any) -> None:
-        """Nothing to check."""
+        """Do nothing: there are no parts of other processes."""
 
 
 def _of_this_process(ocp: Any) -> tuple[Any, Any]:
-    """Orbax's handler and options for one process of several that writes and reads by itself."""
+    """Return orbax's handler and options for one process of several that writes and reads alone."""
     this, types = jax.process_index(), ocp.type_handlers
     options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
     arrays = types.ArrayHandler(
         primary_host=this,
-        use_replica_parallel=False,  # else each process writes a piece of what all of them hold
+        use_replica_parallel=False,  # otherwise each process writes only a part of a replicated array
         array_metadata_store=types.get_type_handler(jax.Array)._array_metadata_store,
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
@@ -188,7 +188,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def _differences(wanted: dict[str, Any], found: Any) -> str:
-    """How the names and shapes of a stored checkpoint differ from those wanted; "" if they don't."""
+    """Describe the first difference of the stored names and shapes from those wanted; "" if none."""
     stored = dict(found)
     for name in [*wanted, *stored]:
         if name not in stored:

@@ -1,4 +1,4 @@
-"""EM as a training step: the state, loop, checkpoints and metrics of a gradient run."""
+"""EM as a training step, for the same state, loop, checkpoints and metrics as gradient training."""
 
 import jax.numpy as jnp
 import optax
@@ -18,21 +18,21 @@ def make_em_step(
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int | None = None,
 ) -> Step:
-    """The pure step of EM, in the place of `make_step`: a batch is all the training rows.
+    """Return the pure step of EM, to use in place of `make_step`: a batch is all the training rows.
 
-    `loss = -mean_i F(q_i, model)` at the exact posteriors, minus the mean log p(x_i) of the model that
-    the step starts from. A step on fewer rows is EM on these rows alone, which forgets the others.
+    `loss = -mean_i F(q_i, model)` at the exact posteriors q_i, which is minus the mean log p(x_i) of the model
+    before the step. A step on fewer rows is EM on these rows alone, which forgets the others.
 
-        optimizer = optax.identity()                      # or that of the M-step by gradient
+        optimizer = optax.identity()                      # or the optimizer of a gradient M-step
         state = training.init(key, model, optimizer)
         step = training.make_em_step(model)
         training.fit(state, step, dataset, batch_size=N, total_steps=...)
 
     Args:
-        model: one of the kind to train; its values do not matter.
+        model: a model of the class to train; its values do not matter.
         m_step: your own M-step, see `jaxvae.inference.em`.
-        optimizer: for an M-step by gradient, the one that the state was made with.
-        num_updates: of the optimizer in each M-step; 10 by default.
+        optimizer: for a gradient M-step, the optimizer that the state was made with.
+        num_updates: gradient updates in each M-step; 10 by default.
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The metrics are `loss`, `bound`, `distortion` and

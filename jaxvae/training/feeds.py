@@ -1,11 +1,11 @@
-"""Where batches come from, and the dispatch that trains on them.
+"""Feeds: the batches of training rows held in memory, and the dispatch that trains on them.
 
 The order of epoch e is `permutation(fold_in(order_key, e))` of the training rows, cut into batches
-of B; the N mod B rows left over are other rows in every epoch. So the batch of step t follows from
-(key, t), and a resumed run sees the same batches as an unbroken one.
+of B; the N mod B rows left over differ from epoch to epoch. So the batch of step t is a function of
+(key, t), and a resumed run sees the same batches as an uninterrupted one.
 
-A dispatch is blocks of a known number of steps, see `jaxvae.training.blocks`. Sorting has no place in
-a step: the orders of the epochs ahead are drawn by a program of their own, before a dispatch needs them.
+A dispatch runs blocks of a fixed number of steps, see `jaxvae.training.blocks`. A step never sorts: the
+orders of the coming epochs are drawn by a separate program, before a dispatch needs them.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,23 +27,23 @@ from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, PRNGKey
 
 WINDOW_ROWS = 2**17
-"""About how many rows of small data the orders that are drawn together hold."""
+"""The approximate number of row indices that one window of epoch orders holds, for small data."""
 
 Rows: TypeAlias = dict[str, Array]
-"""The training rows as stored: `x` [N, *event] and, where there are any, `label`, `mask` and `weight`."""
+"""The training rows as stored: `x` [N, *event] and optionally `label`, `mask` and `weight`."""
 
 
 @runtime_checkable
 class DataSet(Protocol):
-    """What the loop needs of a data set; `jaxvae.data.load` returns one."""
+    """The data set interface of the training loop; `jaxvae.data.load` returns one."""
 
     @property
     def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """Split name -> `x` [N, *event] as stored and, where there are any, the rows' `label`, `mask` and `weight`."""
+        """Split name -> `x` [N, *event] as stored, and optionally the rows' `label`, `mask` and `weight`."""
         ...
 
     def observe(self, key: PRNGKey, x: Array, /) -> Array:
-        """One stored example -> one model input."""
+        """Convert one stored example to one model input."""
         ...
 
 
@@ -53,39 +53,39 @@ class Feed(Protocol):
 
     @property
     def block_steps(self) -> int:
-        """S: a dispatch takes a multiple of S steps, from a multiple of S on."""
+        """S: a dispatch starts at a multiple of S and takes a multiple of S steps."""
         ...
 
     def no_metrics(self, state: TrainState) -> Metrics:
-        """Metrics of no examples, of the structure that the step returns."""
+        """Return empty metrics of the structure that the step returns."""
         ...
 
     def longest(self, step: int) -> int:
-        """How many steps a dispatch from this step on may take, a multiple of S."""
+        """Return the largest number of steps of a dispatch that starts at `step`, a multiple of S."""
         ...
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps from `step` = `state.step` on, in one dispatch; the buffers given are donated.
+        """Run `count` steps starting at `step` = `state.step` in one dispatch; the arguments' buffers are donated.
 
         Raises:
-            InputError: the steps are no whole blocks, or more than a dispatch takes.
+            InputError: the steps are not whole blocks, or more than one dispatch may take.
         """
         ...
 
 
 class InMemory:
-    """All training rows on the device; nothing goes to it or to the host in a dispatch.
+    """A feed that holds all training rows on the device; a dispatch transfers no data to or from the host.
 
     Args:
         step: from `make_step`.
         dataset: the training rows are `dataset.splits["train"]["x"]`.
         batch_size: B, at most the number of training rows.
-        block_steps: S, steps in a loop of known length: dispatches take multiples of it. See
+        block_steps: S, the steps of a loop of fixed length: dispatches take multiples of it. See
             `jaxvae.training.blocks.choose_block_steps`.
-        mesh: devices that hold everything in full, and among which a `step` from
-            `jaxvae.parallel.shard` deals out each batch; one device by default.
+        mesh: devices that each hold all rows, and over which a `step` from
+            `jaxvae.parallel.shard` splits each batch; one device by default.
 
     Raises:
         InputError: a size is not usable.
@@ -117,19 +117,19 @@ class InMemory:
         self._key: PRNGKey | None = None
 
     def no_metrics(self, state: TrainState) -> Metrics:
-        """Metrics of no examples; nothing is computed."""
+        """Return empty metrics, without computing anything."""
         return self._no_metrics(state)
 
     def longest(self, step: int) -> int:
-        """As many steps as two windows of epochs have left."""
+        """Return the number of steps up to the end of the next window of epochs, in whole blocks."""
         return self.epochs.longest(step)
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps; the orders of their epochs are drawn before, where they are not there yet."""
+        """Run `count` steps; orders of their epochs that are not drawn yet are drawn first."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        if state.key is not self._key:  # not the array that the last dispatch gave: another run's
+        if state.key is not self._key:  # not the array of the last dispatch: another run's
             self.epochs.forget()
         orders = self.epochs.orders(state.key, step)
         blocks = self._on_device(np.int32(count // self.block_steps))
@@ -139,17 +139,17 @@ class InMemory:
 
 
 class Epochs:
-    """The orders of the epochs that are near, on the device: each is drawn once, as a run goes on.
+    """The orders of the current and coming epochs, on the device; each is drawn once in a run.
 
-    A window is W consecutive epochs, the first a multiple of W: at least a block of steps and, of small
-    data, many epochs, so that a dispatch can be long. Two windows are held, the current and the next.
+    A window is W consecutive epochs that start at a multiple of W. It has at least one block of steps, and
+    many epochs if the data are small, so that a dispatch can be long. Two windows are held: current and next.
 
     Args:
         size: N, the number of training rows.
         batch_size: B.
         block_steps: S.
         draw: from `make_orders`.
-        num_runs: how many runs have an order of their own.
+        num_runs: the number of runs, each with its own orders.
     """
 
     def __init__(
@@ -167,21 +167,21 @@ class Epochs:
         self._drawn: dict[int, Array] = {}
 
     def forget(self) -> None:
-        """Let go of the orders drawn so far, which are of another run's key."""
+        """Discard the orders drawn so far, which belong to the key of another run."""
         self._drawn = {}
 
     def longest(self, step: int) -> int:
-        """How many steps there are to the end of the next window, in whole blocks."""
+        """Return the number of steps up to the end of the next window, in whole blocks."""
         window_steps = self.window * self.steps_per_epoch
         left = (step // window_steps + 2) * window_steps - step
         return left // self._block_steps * self._block_steps
 
     def orders(self, key: PRNGKey, step: int) -> tuple[Array, Array]:
-        """The orders of the window that this step is in, and of the next.
+        """Return the orders of the window that contains `step`, and of the next window.
 
         Args:
-            key: of the run, or keys [R] of runs; that of the call before, unless all was forgotten.
-            step: any step from 0 on.
+            key: the run's key, or keys [R] of several runs; the same in every call until `forget`.
+            step: any step, >= 0.
         """
         current = step // (self.window * self.steps_per_epoch)
         self._drawn = {
@@ -192,7 +192,7 @@ class Epochs:
 
 
 def on(mesh: Mesh | None, tree: Any) -> Any:
-    """Arrays on every device of a mesh; without one, where JAX puts them."""
+    """Put arrays on every device of a mesh; without a mesh, on JAX's default device."""
     return jax.tree.map(jnp.asarray, tree) if mesh is None else put(tree, replicated(mesh))
 
 
@@ -206,9 +206,9 @@ def make_orders(
 
     Args:
         size: N, the number of training rows.
-        over: maps `(key, first) -> [W, N]` over runs, where there are many.
+        over: maps `(key, first) -> [W, N]` over runs, for several runs.
         on_device: puts a number on the devices.
-        options: of `jax.jit`.
+        options: options of `jax.jit`.
     """
 
     @partial(jax.jit, static_argnums=2, **options)
@@ -230,9 +230,9 @@ def make_run(
     block_steps: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The dispatch `run(state, metrics, orders, rows, blocks)`: S steps a block. Pure, not compiled.
+    """Return the dispatch `run(state, metrics, orders, rows, blocks)`: S steps per block. Pure, not compiled.
 
-    `blocks` is an array, so one compilation serves every count, and how the steps are dealt out to
+    `blocks` is an array, so one compilation serves every count, and how the steps are divided into
     dispatches cannot change a bit of the result. `orders` is from `Epochs.orders`.
     """
 
@@ -273,7 +273,7 @@ def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Arr
 
 
 def no_metrics(step: Step, state: TrainState, *, dataset: DataSet, batch_size: int) -> Metrics:
-    """Metrics of no examples, of the structure that the step returns; nothing is computed."""
+    """Return empty metrics of the structure that the step returns, without computing anything."""
     rows = batch_rows(dataset, "train")
     x = jax.eval_shape(dataset.observe, state.key, rows["x"][0])
     index = jax.ShapeDtypeStruct((), jnp.int32)
@@ -287,10 +287,10 @@ def no_metrics(step: Step, state: TrainState, *, dataset: DataSet, batch_size: i
 
 
 def require_batch(batch_size: int, size: int) -> None:
-    """Refuse a batch of more rows than there are.
+    """Refuse a batch size above the number of training rows.
 
     Raises:
-        InputError: see above.
+        InputError: `batch_size` is above `size`.
     """
     if batch_size > size:
         raise InputError(
@@ -299,5 +299,5 @@ def require_batch(batch_size: int, size: int) -> None:
 
 
 def batch_rows(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
-    """What of a split's rows goes into batches: all but `factors`, which no model is shown."""
+    """Return the fields of a split that batches contain: all but `factors`, which no model sees."""
     return {name: a for name, a in dataset.splits[split].items() if name != "factors"}

@@ -1,4 +1,4 @@
-"""The loop: many steps a dispatch, nothing to the host between evaluations."""
+"""The training loop: many steps per dispatch, no arrays copied to the host between evaluations."""
 
 import math
 import time
@@ -26,7 +26,7 @@ SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to
 
 
 class Stage(NamedTuple):
-    """Where a run stands: at an evaluation, at its end, or where it was asked to stop."""
+    """A point at which training pauses: an evaluation, the end of the run, or a requested stop."""
 
     state: TrainState
     metrics: Metrics
@@ -47,18 +47,19 @@ def stages(
 ) -> Iterator[Stage]:
     """Train, handing over control at every evaluation.
 
-    The buffers of a yielded state are donated to the next dispatch: copy what is to be kept.
+    The buffers of a yielded state are donated to the next dispatch: copy any that you want to keep.
 
     Args:
         state: from `init`, or restored.
-        feed: the batches and the step, such as `InMemory(step, dataset, batch_size=..., block_steps=choose_block_steps(...))`.
-        total_steps: the step to end at.
-        eval_every_steps: how many steps lie between two evaluations.
-        gathered: what a restored run had gathered since its last evaluation.
-        on_progress: called with (step, steps a second) after every dispatch.
-        should_stop: asked after every dispatch; the stage yielded then is the last.
-        agree: what this process wants of the next dispatch, its number of steps and whether to stop,
-            to what all processes do; called after every dispatch.
+        feed: the batches and the step, such as
+            `InMemory(step, dataset, batch_size=..., block_steps=choose_block_steps(...))`.
+        total_steps: the step at which training ends.
+        eval_every_steps: number of steps between two evaluations.
+        gathered: the training metrics of a restored run since its last evaluation.
+        on_progress: called with (step, steps per second) after every dispatch.
+        should_stop: called after every dispatch; when it returns True, the next stage yielded is the last.
+        agree: maps the number of steps of the next dispatch and the wish to stop, as this process proposes
+            them, to the values that all processes use; called after every dispatch.
 
     Yields:
         `Stage`, with the training metrics since the last evaluation.
@@ -74,7 +75,7 @@ def stages(
             f"step, eval_every_steps and total_steps), got {block}; see jaxvae.training.choose_block_steps"
         )
     metrics = gathered or feed.no_metrics(state)
-    # A donated buffer is gone for its owner, so the caller's arrays are copied once.
+    # Donation invalidates the owner's buffer, so the caller's arrays are copied once.
     state, metrics = jax.tree.map(jnp.copy, (state, metrics))
     dispatch, begin = block, time.perf_counter()
     stage_begin, stage_step = begin, now
@@ -84,7 +85,7 @@ def stages(
         state, metrics = jax.block_until_ready(feed.run(state, metrics, now, count))
         now += count
         elapsed, begin = time.perf_counter() - begin, time.perf_counter()
-        # At most fourfold a time: the first dispatch holds the compilation.
+        # Change by a factor of at most 4: the first dispatch includes the compilation.
         wanted = int(count * SECONDS_A_DISPATCH / max(elapsed, 1e-9))
         dispatch = max(1, min(4 * dispatch, max(wanted, dispatch // 4)))
         steps_per_s = (now - stage_step) / (begin - stage_begin)
@@ -102,7 +103,7 @@ def stages(
 
 
 def _zeros(a: Array) -> Array:
-    """Zeros that lie where the array does."""
+    """Return zeros with the shape and the placement of the array."""
     spread = len(a.sharding.device_set) > 1
     return jnp.zeros_like(a, device=a.sharding) if spread else jnp.zeros_like(a)
 
@@ -110,16 +111,16 @@ def _zeros(a: Array) -> Array:
 def observe_split(
     key: PRNGKey, dataset: DataSet, split: str, *, batch_size: int = 1000
 ) -> Float[Array, "N *event"]:
-    """The x of a whole split as model inputs, on the device; row i draws from `fold_in(key, i)`.
+    """Return the x of a whole split as model inputs, on the device; row i uses the key `fold_in(key, i)`.
 
-    What else its rows have, such as weights, is left behind: `observe_batch` brings it too.
+    Other fields of the rows, such as weights, are left out: `observe_batch` returns them too.
     """
     rows = jnp.asarray(dataset.splits[split]["x"])
     return jit_quickly(partial(map_examples, dataset.observe, batch_size=batch_size))(key, rows)
 
 
 def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array]:
-    """A whole split as one batch: `x` as `observe_split` gives it, and the `label`, `mask` and `weight` of its rows."""
+    """Return a whole split as one batch: `x` from `observe_split`, and the rows' `label`, `mask` and `weight`."""
     rows = jax.tree.map(jnp.asarray, batch_rows(dataset, split))
     return rows | {"x": observe_split(key, dataset, split)}
 
@@ -127,9 +128,9 @@ def observe_batch(key: PRNGKey, dataset: DataSet, split: str) -> dict[str, Array
 def make_validation(
     objective: Objective, dataset: DataSet, key: PRNGKey, *, batch_size: int = 500
 ) -> Callable[[Model], dict[str, float]]:
-    """Compile `validate(model) -> mean Terms over the validation split`, every row counted once.
+    """Compile `validate(model) -> mean Terms over the validation split`, in which every row counts once.
 
-    The same draws serve every call, so two calls differ by the model alone. The scale is that of
+    Every call uses the same draws, so two calls differ by the model alone. The scale is the same as in
     training: `loss` is minus the mean objective, in nats.
     """
     noise_key = stream_key(key, OfRun.VALIDATION)
@@ -168,16 +169,16 @@ def fit(
     Args:
         state: from `init`.
         step: from `make_step`.
-        dataset: from `jaxvae.data.load`, or anything with `splits` and `observe`.
+        dataset: from `jaxvae.data.load`, or any object with `splits` and `observe`.
         batch_size: B, at most the number of training rows.
-        total_steps: the step to end at.
-        eval_every_steps: how many steps lie between two records; a tenth of the run by default.
-        validation: the objective to evaluate on the validation split at every record.
-        on_evaluation: called with the state and the record; the state is valid until it returns.
+        total_steps: the step at which training ends.
+        eval_every_steps: number of steps between two records; a tenth of the run by default.
+        validation: the objective to evaluate on the validation split for every record.
+        on_evaluation: called with the state and the record; the state is valid until the call returns.
 
     Returns:
-        The last state, and the records: `step`, `train` and, with `validation`, `valid`, each a
-        mapping of means in nats.
+        The last state, and the records: each has the `step`, and under `train` and, with `validation`,
+        `valid`, a mapping of means in nats.
 
     Raises:
         InputError: a size is not usable, or the loss is no longer finite.
@@ -209,7 +210,7 @@ def fit(
 
 
 def record_of(stage: Stage, validate: Callable[[Model], dict[str, float]] | None) -> dict[str, Any]:
-    """What an evaluation is worth writing down: step, training means, validation means.
+    """Return the record of an evaluation: step, training means and validation means.
 
     Raises:
         InputError: the training loss is not finite.

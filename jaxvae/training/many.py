@@ -1,7 +1,7 @@
-"""Many runs in one dispatch: the pure step under `vmap`, each run with its own order, batches and noise.
+"""Several runs in one dispatch: the pure step under `vmap`, each run with its own order, batches and noise.
 
-States are stacked along a leading axis of runs, all but the step counter, which the runs share. Were it
-stacked too, the place in the epoch would be one of each run.
+States are stacked along a leading axis of runs, except the step counter, which all runs share. If it were
+stacked too, every run would have its own position in the epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,14 +35,14 @@ from jaxvae.types import InputError, Objective, PRNGKey
 T = TypeVar("T")
 
 STACKED = TrainState(model=0, opt_state=0, key=0, step=None, running=0)  # type: ignore[arg-type]
-"""The axis of runs of each part of a stacked state."""
+"""The axis of runs in each field of a stacked state; None for the shared step."""
 
 RUNS = "run"
-"""The axis of a mesh over which runs are dealt out."""
+"""The axis of a mesh over which runs are split."""
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """The states of runs that are at the same step, as one with a leading axis of runs.
+    """Stack the states of runs at the same step, along a new leading axis of runs.
 
     Raises:
         InputError: their structures or shapes differ.
@@ -62,13 +62,13 @@ def stack(states: Sequence[TrainState]) -> TrainState:
 def take(
     state: TrainState, metrics: Metrics, run: Int[Array, ""] | int
 ) -> tuple[TrainState, Metrics]:
-    """The state and metrics of one run, as a single run has them."""
+    """Return the state and metrics of one run, without the axis of runs."""
     one, metrics = jax.tree.map(lambda leaf: leaf[run], (_bits(state), metrics))
     return _keyed(one, state), metrics
 
 
 def _bits(state: TrainState) -> TrainState:
-    """What has an axis of runs: not the step, and the bits of keys, which count as used once they are moved."""
+    """Return the fields to stack: no step, and raw key data, as moving a key would count as a use of it."""
     return state._replace(key=jax.random.key_data(state.key), step=None)  # type: ignore[arg-type]
 
 
@@ -78,13 +78,13 @@ def _keyed(bits: TrainState, like: TrainState) -> TrainState:
 
 
 def run_mesh(num_runs: int, devices: Sequence[Any]) -> Mesh | None:
-    """A mesh of as many devices as divide the runs; None where that is one."""
+    """Return a mesh of the largest number of devices that divides the number of runs; None if that is 1."""
     most = max(d for d in range(1, len(devices) + 1) if num_runs % d == 0)
     return None if most == 1 else Mesh(np.array(devices[:most]), (RUNS,))
 
 
 def deal_out(tree: T, axes: Any, mesh: Mesh | None) -> T:
-    """What has an axis of runs, dealt out over the mesh along it; all else on every device."""
+    """Split arrays that have an axis of runs over the mesh, along that axis; put the others on every device."""
     if mesh is None:
         return tree
     layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes))
@@ -92,11 +92,11 @@ def deal_out(tree: T, axes: Any, mesh: Mesh | None) -> T:
 
 
 def over_runs(function: Callable[..., Any], axes: Any, out_axes: Any, mesh: Mesh | None) -> Any:
-    """`function` of each run by `vmap`; on a mesh, each device has its share of the runs."""
+    """Map `function` over runs by `vmap`; on a mesh, each device computes its share of the runs."""
     mapped = jax.vmap(function, in_axes=axes, out_axes=out_axes)
     if mesh is None:
         return mapped
-    # Nothing passes between devices, and what they share they compute alike: no proof is needed.
+    # Devices do not communicate, and compute shared values identically, so no check is needed.
     return jax.shard_map(
         mapped, mesh=mesh, in_specs=_specs(axes), out_specs=_specs(out_axes), check_vma=False
     )
@@ -111,18 +111,18 @@ def _specs(axes: Any) -> Any:
 
 
 class ManyInMemory:
-    """The feed of many runs: what `InMemory` is for one, with the same batches and noise for each.
+    """The feed of several runs: each gets the batches and noise that `InMemory` gives it alone.
 
     The training rows lie on the device once, whatever the number of runs.
 
     Args:
-        step_of: from what is a run's own to its step; traced, so that the runs share one program.
-        own: what differs between runs besides their states, such as learning rates [R]: a pytree of
-            arrays with a leading axis of runs. It may be empty.
+        step_of: maps the `own` values of one run to its step; traced, so that the runs share one program.
+        own: the values that differ between runs besides their states, such as learning rates [R]: a pytree
+            of arrays with a leading axis of runs. It may be empty.
         dataset: the training rows are `dataset.splits["train"]["x"]`.
         batch_size: B, at most the number of training rows.
-        num_runs: R.
-        block_steps: S, as of `InMemory`.
+        num_runs: R, the number of runs.
+        block_steps: S, as in `InMemory`.
         mesh: from `run_mesh`.
 
     Raises:
@@ -158,7 +158,7 @@ class ManyInMemory:
         self._key: PRNGKey | None = None
 
     def no_metrics(self, state: TrainState) -> Metrics:
-        """Metrics of no examples, of every run."""
+        """Return empty metrics of every run."""
 
         def of_one(state: TrainState, metrics: Metrics, own: Any) -> Metrics:
             state, _ = take(state, metrics, 0)
@@ -172,15 +172,15 @@ class ManyInMemory:
         return deal_out(of_all, 0, self._mesh)
 
     def longest(self, step: int) -> int:
-        """As many steps as two windows of epochs have left."""
+        """Return the number of steps up to the end of the next window of epochs, in whole blocks."""
         return self.epochs.longest(step)
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps of every run."""
+        """Run `count` steps of every run."""
         require_blocks(step, count, self.block_steps, self.longest(step))
-        if state.key is not self._key:  # not the array that the last dispatch gave: other runs'
+        if state.key is not self._key:  # not the array of the last dispatch: other runs'
             self.epochs.forget()
         orders = self.epochs.orders(state.key, step)
         blocks = jax.device_put(np.int32(count // self.block_steps))
@@ -197,7 +197,7 @@ def make_runs(
     block_steps: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The dispatch `run(state, metrics, orders, rows, own, blocks)`: `make_run` of every run. Pure, not compiled."""
+    """Return the dispatch `run(state, metrics, orders, rows, own, blocks)` of all runs. Pure, not compiled."""
 
     def one(
         state: TrainState, metrics: Metrics, orders: Any, rows: Rows, own: Any, blocks: Array
@@ -218,9 +218,9 @@ def make_validations(
     batch_size: int = 500,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState], dict[str, Float[Array, "R"]]]:
-    """Compile `validate(state)`: for each run what `make_validation` gives, with the same draws.
+    """Compile `validate(state)`: for each run the means of `make_validation`, with the same draws.
 
-    An example is drawn where it is used, so no run holds a split of its own.
+    An example is drawn when it is used, so no run holds its own copy of the split.
     """
     own = deal_out(own, 0, mesh)
     rows = deal_out(jax.tree.map(jnp.asarray, batch_rows(dataset, "valid")), None, mesh)

@@ -28,14 +28,14 @@ class Metrics(Mapping[str, Any]):
     def of(
         cls, values: Mapping[str, Float[Array, "B"]], mask: Float[Array, "B"] | None
     ) -> "Metrics":
-        """The metrics of one batch, from its per-example values and the weights of the examples."""
+        """Return the metrics of one batch, from per-example values and example weights (`mask`)."""
         (size,) = next(iter(values.values())).shape
         weighed = values if mask is None else {name: v * mask for name, v in values.items()}
         sums = {name: jnp.sum(value) for name, value in weighed.items()}
         return cls(sums, total_weight(size, mask))
 
     def merge(self, other: "Metrics") -> "Metrics":
-        """The metrics of the examples of both."""
+        """Return the metrics of the examples of both."""
         return jax.tree.map(jnp.add, self, other)
 
     def __getitem__(self, name: str) -> Array:
@@ -51,7 +51,7 @@ class Metrics(Mapping[str, Any]):
         return f"Metrics({dict(self)}, count={self.count})"
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], None]:
-        """Children with their names, for `jax.tree_util`."""
+        """Return the children with their names, for `jax.tree_util`."""
         names = (jax.tree_util.GetAttrKey("sums"), jax.tree_util.GetAttrKey("count"))
         return list(zip(names, (self.sums, self.count), strict=True)), None
 
@@ -64,5 +64,5 @@ class Metrics(Mapping[str, Any]):
 
 
 def total_weight(size: int, weight: Float[Array, "B"] | None) -> Float[Array, ""]:
-    """How much the examples of a batch count together; one each without weights."""
+    """Return the sum of the weights of a batch; each example has weight 1 if `weight` is None."""
     return jnp.asarray(size, jnp.float32) if weight is None else jnp.sum(weight)

@@ -1,4 +1,4 @@
-"""Schedules over steps, refused where they could not finish within the run."""
+"""Schedules over steps; a schedule that cannot finish within the run is refused."""
 
 from typing import Literal, TypeAlias
 
@@ -14,10 +14,10 @@ Decay: TypeAlias = Literal["constant", "cosine", "linear"]
 
 
 def linear_warmup(warmup_steps: int, total_steps: int, *, end: float = 1.0) -> optax.Schedule:
-    """`end * min(1, step / warmup_steps)`, float32: KL warm-up, when it is the `beta` of `elbo`.
+    """Return the schedule `end * min(1, step / warmup_steps)`, float32: KL warm-up if used as `beta` of `elbo`.
 
     Args:
-        warmup_steps: the step at which `end` is reached, below `total_steps`; 0 is constant.
+        warmup_steps: the step at which `end` is reached, below `total_steps`; 0 gives a constant schedule.
         total_steps: the length of the run.
         end: the value after the warm-up.
 
@@ -42,13 +42,13 @@ def learning_rate_schedule(
     warmup_steps: int = 0,
     decay: Decay = "constant",
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then constant, or down to 0 at the end.
+    """Return a schedule with linear warm-up from 0 to `peak`, then constant or decaying to 0 at the end.
 
     Args:
         peak: the highest learning rate, > 0; may be traced.
         total_steps: the length of the run.
-        warmup_steps: how many steps the rise takes.
-        decay: what follows it: "constant", "linear" or "cosine".
+        warmup_steps: the number of steps of the warm-up.
+        decay: the shape after the warm-up: "constant", "linear" or "cosine".
 
     Raises:
         InputError: the rate is not positive, or the warm-up would not end within the run.
@@ -70,7 +70,7 @@ def learning_rate_schedule(
 
 
 def require_within(name: str, steps: int, total_steps: int) -> None:
-    """Refuse a schedule that could not finish within the run.
+    """Refuse a schedule that cannot finish within the run.
 
     Raises:
         InputError: `steps` is negative, or not below `total_steps`.

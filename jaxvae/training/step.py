@@ -18,10 +18,10 @@ from jaxvae.types import Batch, InputError, Objective, PRNGKey, Terms
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on: a pytree of arrays.
+    """The complete state of a training run, as a pytree of arrays.
 
-    The position in the data is a function of `key` and `step` (see `jaxvae.training.loop`), so it
-    is in here too.
+    The position in the data is a function of `key` and `step` (see `jaxvae.training.feeds`), so it
+    needs no field of its own.
     """
 
     model: PyTree
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
     key: PRNGKey
     step: Int[Array, ""]
     running: Float[Array, ""]
-    """Running mean of the objective, nats, where `make_step(baseline_decay=...)` asks for one."""
+    """Running mean of the objective, nats; updated only with `make_step(baseline_decay=...)`."""
 
 
 Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -40,12 +40,13 @@ def init(key: PRNGKey, model: PyTree, optimizer: optax.GradientTransformation) -
 
     Args:
         key: the run's key; every draw of training is folded from it.
-        model: a pytree, such as an NNX module. Of a module, the `nnx.Param`s are trained; other
-            variables and arrays are constants. Of another pytree, every float array is trained.
+        model: a pytree, such as an NNX module. In a module, the `nnx.Param`s are trained; other
+            variables and arrays are constants. In any other pytree, every float array is trained.
         optimizer: an optax transformation.
 
     Raises:
-        InputError: the key is not a typed key, the model has nothing to train, or a plain number among its leaves.
+        InputError: the key is not a typed key, the model has no parameters to train, or one of its leaves is a
+            plain number.
     """
     require_key(key)
     params, _ = split(model)
@@ -89,30 +90,30 @@ def make_step(
     baseline_decay: float | None = None,
     microbatches: int = 1,
 ) -> Step:
-    """The pure training step of an objective: jit it, scan it, or shard it.
+    """Return the pure training step of an objective: jit it, scan it, or shard it.
 
     `loss = -mean_i objective(key_i, model, x_i)`, the keys folded from (run key, step, index).
 
     Args:
         objective: `(key, model, x) -> Terms` or a scalar to ascend, for one example.
-        optimizer: an optax transformation, of descent.
-        schedules: options of the objective that change with the step, such as
+        optimizer: an optax transformation that minimises.
+        schedules: options of the objective that depend on the step, such as
             `{"beta": linear_warmup(...)}`: each is passed to the objective by its name.
         batch_coupled: whether the objective takes the whole batch, `(keys [B], model, xs [B, *event])`,
-            and returns `Terms` of [B]: those of `jaxvae.coupled` do. Of a batch with weights, or with a
-            mask of examples, it gets them as `weight` [B].
-        baseline_decay: of a running mean of the objective over the steps before this one, which the
-            objective gets as its `baseline`: for `gradient="score"`.
-        microbatches: into how many parts a batch is cut, one after the other through the gradient:
-            the numbers of the whole batch in the memory of a part.
+            and returns `Terms` of [B], as those of `jaxvae.coupled` do. The weights of a batch, or its
+            mask of examples, are passed to it as `weight` [B].
+        baseline_decay: decay rate of a running mean of the objective over the previous steps, which is
+            passed to the objective as `baseline`; for `gradient="score"`.
+        microbatches: number of equal parts of a batch, whose gradients are computed one after the other
+            and summed: the result of the whole batch with the memory of one part.
 
     Returns:
         `step(state, batch) -> (state, metrics)`. The batch is [B, *event], or a mapping with `x`
-        and, where there are any, `label` [B] (for a model with `given`), `mask` [B] or [B, *event],
+        and optionally `label` [B] (for a model with `given`), `mask` [B] or [B, *event],
         `index` [B] and `weight` [B], see `jaxvae.batching.unpack`. `metrics["loss"]` is the mean loss in
-        nats; the means of the other `Terms` are beside it. `step(state, batch, axis_name=...)` is for a
-        batch that is dealt out over a mapped axis, as `jaxvae.parallel.pmap` does: the result is that of
-        the whole batch, on every device.
+        nats; the means of the other `Terms` have their own names. `step(state, batch, axis_name=...)` is for
+        a batch that is split over a mapped axis, as `jaxvae.parallel.pmap` does: every device returns the
+        result of the whole batch.
 
     Raises:
         InputError: an option is not usable; when traced, if the batch or the objective's result is not usable.
@@ -143,7 +144,7 @@ def make_step(
         if baseline_decay is not None:
             options["baseline"] = state.running
         params, merge = split(state.model)
-        # Sums and counts are added up over devices, never means: these may have unlike weights.
+        # Sums and counts are added over devices, never means: the parts may have unequal weights.
         whole = partial(jax.lax.psum, axis_name=axis_name) if axis_name else lambda tree: tree
         count = whole(total_weight(examples.x.shape[0], examples.weight))
 
@@ -159,7 +160,7 @@ def make_step(
             values = named(terms, examples.x.shape[0])
             metrics = Metrics.of(
                 {"loss": -values.pop("objective"), **values}, examples.weight
-            )  # the one minus sign
+            )  # the only sign change from objective to loss
             return metrics.sums["loss"] / count, metrics
 
         slope = jax.grad(loss, has_aux=True)
@@ -171,7 +172,7 @@ def make_step(
         model = merge(optax.apply_updates(params, updates))
         running = state.running
         if baseline_decay is not None:
-            # The first step has no mean to keep a part of.
+            # Before the first step there is no running mean yet.
             kept = jnp.where(state.step == 0, 0.0, baseline_decay)
             running = kept * running - (1 - kept) * metrics["loss"]
         return TrainState(model, opt_state, state.key, state.step + 1, running), metrics
@@ -180,7 +181,7 @@ def make_step(
 
 
 def in_multiples(examples: Examples, multiple: int) -> Examples:
-    """The examples, filled up to a multiple of this number by copies of the last one of weight 0."""
+    """Pad the examples to a multiple of `multiple`, by copies of the last example with weight 0."""
     size = examples.x.shape[0]
     if size % multiple == 0:
         return examples
@@ -193,9 +194,9 @@ def in_multiples(examples: Examples, multiple: int) -> Examples:
 def _accumulated(
     slope: Callable[..., tuple[Any, Metrics]], parts: int, params: Any, *rows: Any
 ) -> tuple[Any, Metrics]:
-    """The sum of `slope(params, *rows)` over parts of the rows; row i is in part i mod `parts`.
+    """Sum `slope(params, *rows)` over parts of the rows; row i is in part i mod `parts`.
 
-    So each part has rows of every device that the rows are dealt out to in blocks.
+    So when the rows are split over devices in contiguous blocks, each part has rows of every device.
     """
 
     def add(gradient: Any, rows: Any) -> tuple[Any, Metrics]:
@@ -208,10 +209,10 @@ def _accumulated(
 
 
 def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:
-    """The per-example values by name; a bare scalar objective is named `objective`.
+    """Return the per-example values by name; a bare scalar objective is named `objective`.
 
     Raises:
-        InputError: an entry is not one number an example.
+        InputError: an entry is not one number per example.
     """
     values = terms._asdict() if isinstance(terms, Terms) else {"objective": terms}
     for name, value in values.items():

@@ -1,8 +1,8 @@
-"""A feed for training rows that stay on disk: the batches of `InMemory`, read ahead of the steps.
+"""A feed for training rows that stay on disk: the same batches as `InMemory`, read ahead of the steps.
 
-The batch of step t follows from (key, t), as it does in memory, so the position in the data is
-`state.step`, and a resumed run reads on where it stopped. Rows are read in chunks, a few steps' batches
-each, by threads of grain, and put on the device while the chunk before is computed.
+The batch of step t is a function of (key, t), as with rows in memory, so the position in the data is
+`state.step`, and a resumed run continues reading where it stopped. Rows are read in chunks, each the batches
+of a few steps, by threads of grain, and put on the device while the previous chunk is trained on.
 """
 
 import threading
@@ -38,19 +38,19 @@ CHUNK_BYTES = 2**23
 CHUNK_STEPS = 64
 CHUNKS_AHEAD = 2
 THREADS = 2
-PIECE_ROWS = 1024  # read at a time, so that a closed feed is soon still
+PIECE_ROWS = 1024  # rows per read, so that reading stops soon after the feed is closed
 
 Read: TypeAlias = Callable[[Int[np.ndarray, "n"]], Mapping[str, np.ndarray]]
 Chunk: TypeAlias = dict[str, Array]
-"""`index` [C, B], `x` [C, B, *event] as stored, and what else rows have: the batches of C steps."""
+"""The batches of C steps: `index` [C, B], `x` [C, B, *event] as stored, and the other fields of the rows."""
 
 
 @runtime_checkable
 class OnDisk(Protocol):
-    """A split that stays on disk, as `jaxvae.data.load(..., stream=True)` has one."""
+    """The interface of a split that stays on disk, as in `jaxvae.data.load(..., stream=True)`."""
 
     def read(self, rows: Int[np.ndarray, "n"], /) -> Mapping[str, np.ndarray]:
-        """The rows of these numbers; called from several threads."""
+        """Read the rows with these numbers; called from several threads."""
         ...
 
 
@@ -62,14 +62,14 @@ def make_feed(
     block_steps: int = 1,
     mesh: Mesh | None = None,
 ) -> Feed:
-    """The feed of a data set: `Streamed` where its training rows stay on disk, else `InMemory`.
+    """Return the feed of a data set: `Streamed` if its training rows stay on disk, else `InMemory`.
 
     Args:
         step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
         dataset: from `jaxvae.data.load`.
         batch_size: B, at most the number of training rows.
-        block_steps: S, as of `InMemory`.
-        mesh: the devices to deal the rows of a batch out to, over its axis "data"; one device if None.
+        block_steps: S, as in `InMemory`.
+        mesh: the devices over whose axis "data" the rows of a batch are split; one device if None.
 
     Raises:
         InputError: a size is not usable.
@@ -79,24 +79,24 @@ def make_feed(
 
 
 class Streamed:
-    """The batches of `InMemory`, to the bit, from rows that stay on disk.
+    """A feed of rows that stay on disk, with batches that equal those of `InMemory` to the bit.
 
-    A chunk holds the batches of C consecutive steps, a multiple of S: as many as `chunk_bytes` has room
-    for, at least one and at most 64. Beside the chunk in use, two are read ahead. So memory is that of 3 chunks on the
-    device, of those that 2 threads work on, and 4 bytes a row for the order of an epoch (of two epochs
-    where one ends).
+    A chunk holds the batches of C consecutive steps, C a multiple of S: as many as fit in `chunk_bytes`,
+    at least 1 and at most 64. Besides the chunk in use, two are read ahead. So the memory needed is 3 chunks on
+    the device, the chunks that 2 threads are reading, and 4 bytes per row for the order of an epoch (of two
+    epochs around the end of one).
 
-    Close it, or use it in `with`, to stop its threads at once; they stop as well when it is collected.
+    Close it, or use it in `with`, to stop its threads at once; garbage collection stops them too.
 
     Args:
         step: from `make_step`; with a mesh, made for it by `jaxvae.parallel.shard`.
-        dataset: its train split is `OnDisk`.
+        dataset: a data set whose train split is `OnDisk`.
         batch_size: B, at most the number of training rows.
-        block_steps: S, as of `InMemory`; a divisor of it where a chunk has no room for so many.
-        mesh: deal the rows of every batch out over the axis "data" of these devices, of one process or
-            several. Each process reads the rows of its own devices, and the batches are the same on any
-            number of them.
-        chunk_bytes: of the stored rows in a chunk.
+        block_steps: S, as in `InMemory`; replaced by a divisor of it if S steps do not fit in a chunk.
+        mesh: the devices, of one process or several, over whose axis "data" the rows of every batch are
+            split. Each process reads the rows of its own devices, and the batches are the same for any
+            number of devices.
+        chunk_bytes: the largest size of the stored rows of a chunk, bytes.
 
     Raises:
         InputError: a size is not usable; when run, if rows cannot be read.
@@ -132,24 +132,24 @@ class Streamed:
         )
         self._run = compiled(run)
         self._on_device = jax.device_put if mesh is None else partial(on, self._mesh)
-        self._next = -1  # the step that continues what was run last
-        self._key: PRNGKey | None = None  # as the last dispatch gave it
+        self._next = -1  # the step after the last dispatch
+        self._key: PRNGKey | None = None  # the array that the last dispatch returned
         self._chunk: tuple[int, Chunk] | None = None
         self._chunks: Iterator[Chunk] | None = None
         self._stop: Callable[[], Any] = lambda: None
 
     def no_metrics(self, state: TrainState) -> Metrics:
-        """Metrics of no examples; nothing is computed."""
+        """Return empty metrics, without computing anything."""
         return self._no_metrics(state)
 
     def longest(self, step: int) -> int:
-        """As many steps as the chunk has left."""
+        """Return the number of steps left in the chunk that contains `step`."""
         return self._steps - step % self._steps
 
     def run(
         self, state: TrainState, metrics: Metrics, step: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """`count` steps of one chunk; waits for its rows where they are not there yet."""
+        """Run `count` steps of one chunk, after waiting until its rows have been read."""
         require_blocks(step, count, self.block_steps, self.longest(step))
         try:
             chunk = self._chunk_of(state, step)
@@ -163,7 +163,7 @@ class Streamed:
         return state, metrics
 
     def close(self) -> None:
-        """Stop reading and let go of what was read; a later `run` begins anew."""
+        """Stop reading and discard the chunks read so far; a later `run` starts reading again."""
         self._stop()
         self._chunks = self._chunk = None
 
@@ -179,12 +179,12 @@ class Streamed:
             self.close()
         chunks = self._chunks or self._opened(state.key, number)
         if self._chunk is None or self._chunk[0] != number:
-            self._chunk = None  # before the next one is waited for, which may need its memory
+            self._chunk = None  # freed before waiting for the next chunk, which may need its memory
             self._chunk = number, next(chunks)
         return self._chunk[1]
 
     def _opened(self, key: PRNGKey, number: int) -> Iterator[Chunk]:
-        """Chunks from this one on, read ahead."""
+        """Return the chunks from number `number` on, read ahead by threads."""
         import grain
 
         batches = Batches(key, self._size, self._batch_size)
@@ -203,16 +203,16 @@ def _stop(chunks: "Chunks", iterator: Any) -> None:
 
 
 class Batches:
-    """Which rows are the batch of a step: those of `InMemory`; used by several threads.
+    """The row numbers of every step's batch, equal to those of `InMemory`; safe to call from several threads.
 
     Args:
-        key: of the run.
+        key: the run's key.
         size: N, the number of training rows.
         batch_size: B.
     """
 
     def __init__(self, key: PRNGKey, size: int, batch_size: int):
-        # A copy of its own: the state's key is donated to the next dispatch, and may lie on more devices.
+        # A private copy: the state's key is donated to the next dispatch, and may lie on several devices.
         data = np.asarray(jax.random.key_data(local(key)))
         self._key = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(key))
         self._size, self.batch_size = size, batch_size
@@ -220,7 +220,7 @@ class Batches:
         self._lock = threading.Lock()
 
     def __call__(self, step: int) -> Int[np.ndarray, "B"]:
-        """The rows of the batch of this step, in order."""
+        """Return the row numbers of the batch of this step, in order."""
         epoch, position = divmod(step, self._size // self.batch_size)
         start = position * self.batch_size
         return self._order(epoch)[start : start + self.batch_size]
@@ -237,13 +237,13 @@ _permuted = jax.jit(epoch_order, static_argnums=2)
 
 
 class Chunks:
-    """The batches of C steps, on the device: element i, of steps i C to (i + 1) C - 1, of a source that grain reads ahead.
+    """A grain source whose element i is a chunk on the device: the batches of steps i C to (i + 1) C - 1.
 
     Args:
-        read: rows by their numbers.
-        batches: which rows a step has.
-        steps: C, steps in a chunk.
-        mesh: deal the rows out over its axis "data"; the process reads the rows of its own devices.
+        read: reads rows by their numbers.
+        batches: the row numbers of every step's batch.
+        steps: C, the steps of a chunk.
+        mesh: the devices over whose axis "data" the rows are split; a process reads the rows of its own devices.
     """
 
     def __init__(self, read: Read, batches: Batches, steps: int, mesh: Mesh | None):
@@ -262,7 +262,7 @@ class Chunks:
         return self._dealt(rows, self._mesh)
 
     def _rows(self, index: Int[np.ndarray, "C b"]) -> dict[str, np.ndarray]:
-        """What the rows [C, b] hold, and their numbers as `index`."""
+        """Read the fields of rows [C, b], with the row numbers as `index`."""
         flat, parts = index.ravel(), []
         for start in range(0, len(flat), PIECE_ROWS):
             if self.closed.is_set():
@@ -273,7 +273,7 @@ class Chunks:
         return {name: a for name, a in rows.items() if name != "factors"} | {"index": index}
 
     def _dealt(self, index: Int[np.ndarray, "C B"], mesh: Mesh) -> Chunk:
-        """A chunk whose batches are dealt out; what does not divide is filled up, and cut off in the step."""
+        """Read a chunk whose batches are split over the mesh; uneven batches are padded, the step drops the padding."""
         spec = NamedSharding(mesh, PartitionSpec(None, "data"))
         index = np.pad(index, ((0, 0), (0, -index.shape[1] % mesh.shape["data"])), mode="edge")
         places = spec.addressable_devices_indices_map(index.shape)
@@ -290,10 +290,10 @@ class Chunks:
 
 
 def spans(places: Iterable[Any]) -> list[tuple[int | None, int | None]]:
-    """Which ranges of a batch's rows lie at these places of an array [C, B, ..], each once.
+    """Return the distinct ranges of batch rows (axis 1) in these index ranges of an array [C, B, ..].
 
-    The places of the devices of all processes together have every row, those of two processes have
-    none in common unless the mesh has another axis beside "data".
+    The devices of all processes together hold every row; two processes share no row unless the mesh has
+    another axis besides "data".
     """
     return sorted({(place[1].start, place[1].stop) for place in places})
 
@@ -307,9 +307,9 @@ def make_run(
     block_steps: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Metrics, Chunk, Array], tuple[TrainState, Metrics]]:
-    """The dispatch `run(state, metrics, chunk, blocks)`: S steps a block. Pure, not compiled.
+    """Return the dispatch `run(state, metrics, chunk, blocks)`: S steps per block. Pure, not compiled.
 
-    They are the steps of the chunk from `state.step` on; one compilation serves every place and count.
+    It runs the steps of the chunk from `state.step` on; one compilation serves every start and every count.
     """
 
     def run(
@@ -335,7 +335,7 @@ def make_run(
 
 
 def _automatic(mesh: Mesh) -> Mesh:
-    """The mesh with axes that XLA deals with by itself, unlike those of `jax.make_mesh`."""
+    """Return the mesh with axes of type Auto (sharding chosen by XLA), unlike those of `jax.make_mesh`."""
     if "data" not in mesh.axis_names:
         raise InputError(
             f"mesh: expected one with an axis 'data', got the axes {mesh.axis_names}; name it in "

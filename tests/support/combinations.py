@@ -1,7 +1,7 @@
-"""Every model x objective x estimator: which are allowed is found by asking, and kept in a table.
+"""Combinations of model, objective and estimator: the allowed ones are found by tracing, and stored in a table.
 
 python -m tests.support.combinations            # the counts
-python -m tests.support.combinations --write    # the table anew, and its counts in CONTRIBUTING.md
+python -m tests.support.combinations --write    # write the table, and its counts in CONTRIBUTING.md
 """
 
 import json
@@ -52,7 +52,7 @@ def _with_posterior(name: str) -> Case:
 
 
 POSTERIORS = ("full_covariance", "laplace", "spline", "iaf", "planar", "bernoulli", "categorical")
-"""Beside "diagonal", which most models of the contracts have."""
+"""Posteriors besides "diagonal", which most models of the contracts have."""
 
 MODELS = {name: Case(contract.make, contract.batch) for name, contract in CONTRACTS.items()} | {
     f"vae of posterior {name}": _with_posterior(name) for name in POSTERIORS
@@ -64,7 +64,7 @@ FORMS = {
     "elbo, monte_carlo": partial(jv.elbo, kl="monte_carlo", num_samples=NUM_SAMPLES),
     "iwae": partial(jv.iwae, num_samples=NUM_SAMPLES),
 }
-"""What every model is asked for, with every estimator."""
+"""The objectives that are tried with every model and every estimator."""
 
 PARTITION = jnp.array([0.0, 0.3, 0.6])
 BOUNDS = {
@@ -82,7 +82,7 @@ OTHERS = {
     )
     for name, bound in BOUNDS.items()
 } | {"multiply_iwae": partial(jv.multiply_iwae, num_outer=2, num_samples=2)}
-"""What some models are asked for besides, with every estimator."""
+"""Further objectives, tried with some models and every estimator."""
 
 
 def _first_values(x: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ WITHOUT_CHOICE = {
     ),
     "semi_supervised": partial(jv.semi_supervised.semi_supervised, **LABELLED),
 }
-"""Objectives whose estimator is not an option, or is their own."""
+"""Objectives that have no option for the estimator, or a fixed one."""
 
 ASKED_FOR_MORE = ("vae", "ssvae", "vae of posterior bernoulli")
 
@@ -123,7 +123,7 @@ COUPLED = {
 
 
 def asked(model: str) -> dict[str, Any]:
-    """The objectives that a model is asked for, by name: those refused are among them."""
+    """Return the objectives that are tried with a model, by name, including those that it refuses."""
     more = model in ASKED_FOR_MORE
     chosen = {
         f"{name}; {gradient}": partial(objective, gradient=gradient)
@@ -134,18 +134,18 @@ def asked(model: str) -> dict[str, Any]:
 
 
 def table() -> dict[str, list[str]]:
-    """Model -> its allowed combinations, as they were when the table was written."""
+    """Read the table: model -> its allowed combinations."""
     return json.loads(TABLE.read_text())
 
 
 def allowed(model: str) -> dict[str, Any]:
-    """The objectives of a model that the table allows."""
+    """Return the objectives of a model that the table allows."""
     every = asked(model)
     return {name: every[name] for name in table()[model]}
 
 
 def refusal(objective: Any, model: Any, row: Any) -> str | None:
-    """Why the gradient of an objective is refused, in words, or None; it is traced, not run."""
+    """Return the message with which the gradient of an objective is refused, or None, by tracing it."""
 
     def loss(model: Any) -> jax.Array:
         terms = objective(jax.random.key(0), bind(model, row.label, row.mask), row.x)
@@ -159,7 +159,7 @@ def refusal(objective: Any, model: Any, row: Any) -> str | None:
 
 
 def find(model: str) -> list[str]:
-    """The combinations of a model that are not refused."""
+    """Return the combinations of a model that are not refused."""
     case = MODELS[model]
     built, examples = case.make(), unpack(case.batch)
     row = jax.tree.map(lambda column: column[0], examples)
@@ -167,7 +167,7 @@ def find(model: str) -> list[str]:
 
 
 def counts() -> str:
-    """How many combinations there are, in a phrase."""
+    """Return a phrase with the numbers of combinations."""
     found = table()
     every = sum(len(asked(model)) for model in found)
     held = sum(map(len, found.values()))

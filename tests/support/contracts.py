@@ -1,4 +1,4 @@
-"""Every model of the library, tiny, with examples that it is for, and how its bounds are asked for."""
+"""A tiny instance of every model of the library, with suitable examples and objectives."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +12,16 @@ from jaxvae.batching import unpack
 
 
 class Contract(NamedTuple):
-    """A model, a batch of three examples for it, and what its latents allow."""
+    """A model, a batch of three examples for it, and the kinds of rate and gradient that its latents allow."""
 
     make: Callable[[], Any]
     batch: dict[str, Any]
     kl: str = "analytic"
     path: bool = True
-    """Whether z can be differentiated: if not, `elbo` enumerates, `iwae` is by VIMCO, no `dreg`."""
+    """True if z is reparameterised; if not, `elbo` uses enumeration, `iwae` uses VIMCO, and there is no `dreg`."""
 
     def objectives(self) -> dict[str, Any]:
-        """The objectives that the model must go with."""
+        """Return the objectives that the model must support."""
         if self.path:
             return {
                 "elbo": partial(jv.elbo, kl=self.kl, num_samples=2),
@@ -105,5 +105,5 @@ CONTRACTS = {
 
 
 def examples_of(contract: Contract) -> Any:
-    """The batch with its defaults filled in."""
+    """Return the batch with its defaults filled in."""
     return unpack(contract.batch)

@@ -1,10 +1,10 @@
 """The golden record: losses of 20 training steps and test numbers of five models, in bits.
 
     python -m tests.support.golden            # the numbers of this JAX on this machine, as JSON
-    python -m tests.support.golden --write    # put it in the place of the record of its kind
+    python -m tests.support.golden --write    # replace the record of this kind of machine
 
-A record belongs to a version of JAX, a backend and a kind of machine. Where all three match, numbers must be
-the same to the bit; elsewhere to 1e-5, relative, which is about 100 times the rounding of float32.
+A record belongs to a version of JAX, a backend and a kind of machine. If all three match, numbers must be
+the same to the bit; otherwise to 1e-5, relative, which is about 100 times the rounding of float32.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def digits() -> Any:
 
 
 class Case(NamedTuple):
-    """A model, its objective in training, and its ELBO in evaluation."""
+    """A model, its training objective, and the ELBO for its evaluation."""
 
     model: Callable[..., Any]
     objective: Callable[..., Any] = jv.elbo
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 def with_few_labels(key: Any, model: Any, x: Any) -> Any:
-    """The objective of M2, where 20 rows have labels."""
+    """Compute the objective of M2 with 20 labelled rows."""
     rows = digits().splits["train"]
     xs, labels = jnp.round(jnp.asarray(rows["x"][:20]) / 16), jnp.asarray(rows["label"][:20])
     return jv.semi_supervised.semi_supervised(key, model, x, labelled_x=xs, labelled_y=labels)
@@ -86,7 +86,7 @@ CASES = {
 
 
 def trained(case: Case, *, seed: int = 0, learning_rate: float = LEARNING_RATE) -> Any:
-    """The model after 20 steps and their losses; the seed is that of training."""
+    """Train for 20 steps, and return the model and the losses; `seed` is that of training."""
     optimizer = optax.adam(learning_rate)
     state = jv.training.init(jax.random.key(seed), case.model(jax.random.key(7)), optimizer)
     step = jv.training.make_step(case.objective, optimizer)
@@ -114,7 +114,7 @@ def all_numbers() -> Numbers:
 
 
 def kind() -> str:
-    """The version of JAX, the backend, and the machine as far as compiled programs depend on it."""
+    """Return the version of JAX, the backend, and the properties of the machine that affect compiled programs."""
     backend = jax.default_backend()
     where = jax.devices()[0].device_kind
     if backend == "cpu":
@@ -123,7 +123,7 @@ def kind() -> str:
 
 
 def vector_bits() -> int:
-    """The widest vectors of this processor."""
+    """Return the width of the widest vectors of this processor, in bits."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
     return 512 if "avx512f" in flags else 256 if "avx2" in flags else 128
@@ -134,7 +134,7 @@ def records() -> dict[str, Numbers]:
 
 
 def require_golden(found: Numbers, recorded: dict[str, Numbers], of_kind: str) -> float:
-    """Hold numbers against every record: to the bit if it is of this kind, else to 1e-5.
+    """Compare numbers with every record: to the bit if it is of this kind, else to 1e-5.
 
     Returns:
         The largest relative difference.
@@ -158,7 +158,7 @@ def flat(numbers: dict[str, Any]) -> np.ndarray:
 
 
 def twins() -> dict[str, list[float]]:
-    """Losses that must be rejected: of the vae with other keys, and with a learning rate off by 1e-4 of it."""
+    """Return losses of the vae that must be rejected: with other keys, or a learning rate off by 1e-4, relative."""
     vae = CASES["vae"]
     return {
         "keys": trained(vae, seed=1)[1],
@@ -167,11 +167,11 @@ def twins() -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print this machine's numbers and the twins' as JSON; with --write keep the numbers instead."""
+    """Print the numbers of this machine and of the twins as JSON; with --write, store the numbers instead."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="replace the record of this kind")
     write = parser.parse_args().write
-    if jax.default_backend() != "cpu":  # there products of float32 round their factors by default
+    if jax.default_backend() != "cpu":  # where float32 products round their factors by default
         jax.config.update("jax_default_matmul_precision", "highest")
     found, name = all_numbers(), kind()
     if not write:

@@ -1,4 +1,4 @@
-"""Steps and objectives that break one law each, which the checks of the laws must reject."""
+"""Twins of steps and objectives that each break one law, and that the checks of the laws must reject."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxvae.types import Terms
 
 
 def altered(change: Any) -> Any:
-    """`make_step` whose batches are changed on the way."""
+    """Return a `make_step` whose steps change their batch first."""
 
     def make_step(objective: Any, optimizer: optax.GradientTransformation) -> Any:
         step = jv.training.make_step(objective, optimizer)
@@ -29,7 +29,7 @@ def _without(name: str) -> Any:
 
 
 def absent_rows_at_zero(objective: Any, optimizer: optax.GradientTransformation) -> Any:
-    """0 times what a row that is not there gives: NaN where it holds NaN."""
+    """Make a step that multiplies absent rows by weight 0, which gives NaN if they hold NaN."""
 
     def step(state: Any, batch: Any) -> Any:
         examples: Examples = unpack(batch)
@@ -67,11 +67,11 @@ STEPS = {
     "keys by place": altered(_by_place),
     "x is centred by its batch": altered(_centred),
 }
-"""Name of a bug -> the twin of `make_step`."""
+"""Name of a bug -> the twin of `make_step` with it."""
 
 
 def of_its_own_value(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """An estimator that changes the value."""
+    """Compute IWAE with a changed objective: an estimator that changes the value."""
     terms = jv.iwae(key, model, x, num_samples=3, **options)
     return terms._replace(objective=terms.objective + 1e-3)
 
@@ -92,17 +92,17 @@ def _zero_mapped(size: int, batched: Any, x: jax.Array) -> tuple[jax.Array, bool
 
 
 def other_under_vmap(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """Under `vmap` another number than alone."""
+    """Compute another ELBO under `vmap` than without it."""
     return _shifted(jv.elbo(key, model, x, **options), _zero(jax.lax.stop_gradient(x)))
 
 
 def first_chunk_alone(key: Any, model: Any, x: Any, *, chunk_size: Any = None) -> Terms:
-    """Samples beyond the first chunk are forgotten."""
+    """Compute IWAE from the samples of the first chunk alone."""
     return jv.iwae(key, model, x, num_samples=3 if chunk_size is None else chunk_size)
 
 
 def rounded(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """As if a large number had taken the last five digits: of float32 that shows, of float64 it does not."""
+    """Compute the ELBO with an error of 1e5 machine epsilons: visible in float32, not in float64."""
     terms = jv.elbo(key, model, x, **options)
     return _shifted(terms, jnp.asarray(1e5 * jnp.finfo(terms.bound.dtype).eps, terms.bound.dtype))
 
@@ -112,20 +112,20 @@ ALONE = {
     "the first chunk alone": first_chunk_alone,
     "rounded": rounded,
 }
-"""Name of a bug -> the objective; all three are fine for one row of a batch by themselves."""
+"""Name of a bug -> the objective; all three are consistent within a batch, and differ only from a row alone."""
 
 
 def other_when_traced(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """Compiled another number than run line by line."""
+    """Compute another ELBO when traced than when run line by line."""
     return _shifted(jv.elbo(key, model, x, **options), 1e-2 * isinstance(x, jax.core.Tracer))
 
 
 def nan_in_the_branch_not_taken(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """A NaN that `where` drops: harmless in the value, and a stop under `jax_debug_nans`."""
+    """Compute the ELBO with a NaN that `where` drops: harmless in the value, an error under `jax_debug_nans`."""
     terms = jv.elbo(key, model, x, **options)
     return _shifted(terms, jnp.where(terms.bound < 0, 0.0, jnp.log(terms.bound - 1e3)))
 
 
 def deaf_to_keys(key: Any, model: Any, x: Any, **options: Any) -> Terms:
-    """The bits of a key are taken for those of threefry, whatever implementation they are of."""
+    """Compute the ELBO with the key's bits as a threefry key, whatever the key's implementation."""
     return jv.elbo(jax.random.wrap_key_data(jax.random.key_data(key)), model, x, **options)

@@ -1,10 +1,10 @@
-"""Laws that hold for every model, objective and estimator, as checks of one compiled program a model.
+"""Laws that hold for every model, objective and estimator, as checks of one compiled program per model.
 
-The program is the real step of training, `jv.training.make_step`, with an optimizer that keeps the gradient:
-its means and gradients of a batch of four rows. What the laws change (rows, their order, keys, weights, masks,
-what is stored in rows that are not there) are its arguments, so that all of them share one compilation.
+The program is the real training step, `jv.training.make_step`, with an optimizer that keeps the gradient: it
+gives the means and gradients of a batch of four rows. Everything that the laws vary (rows, their order, keys,
+weights, masks, the content of absent rows) is an argument, so that all laws share one compilation.
 
-A law is a function that raises `AssertionError` with its name where it is broken.
+A law is a function that raises `AssertionError` with the law's name if it is broken.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from jaxvae.training.step import Step, split
 from tests.support.combinations import Case
 
 ROUNDING = 5e-5
-"""What two orders of the same sums may differ by in float32, beside the largest number of what is compared."""
+"""Tolerance for float32 sums in different orders, relative to the largest of the compared numbers."""
 
 Result = dict[str, Any]
 """Name of an objective -> the means of its terms, and the gradient of its loss."""
@@ -35,7 +35,7 @@ def _bits_of_floats(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.A
     key = threefry_prng_impl.fold_in(key, jnp.uint32(7))  # other draws than those of threefry
     if width != 64:
         return threefry_prng_impl.random_bits(key, width, shape)
-    bits = threefry_prng_impl.random_bits(key, 32, shape) >> 9 << 9  # what a float32 keeps of them
+    bits = threefry_prng_impl.random_bits(key, 32, shape) >> 9 << 9  # the bits that float32 keeps
     return bits.astype(jnp.uint64) << 32
 
 
@@ -48,11 +48,11 @@ SAME_NOISE = define_prng_impl(
     name="threefry_of_floats",
     tag="tof",
 )
-"""A second implementation of keys: other draws than threefry's, and in float64 the uniforms of float32, exactly."""
+"""A second implementation of keys: other draws than threefry, and the same uniforms in float64 as in float32."""
 
 
 def keep_gradient() -> optax.GradientTransformation:
-    """An optimizer that changes nothing and holds the last gradient as its state."""
+    """Return an optimizer that changes nothing and holds the last gradient as its state."""
 
     def nothing(params: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, params)
@@ -69,13 +69,13 @@ MakeStep = Callable[..., Step]
 
 
 class Program:
-    """Means and gradients of a batch of four rows, of several objectives of one model.
+    """The means and gradients of several objectives of one model for a batch of four rows.
 
     Args:
         case: the model and its examples.
-        objectives: by name.
-        make_step: what makes the step of an objective; that of training.
-        impl: of the keys.
+        objectives: the objectives, by name.
+        make_step: makes the step of an objective; by default that of training.
+        impl: the implementation of the keys.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Program:
         return {name: of(objective) for name, objective in self.objectives.items()}
 
     def batch(self, order: Any, weight: Any = (1, 1, 1, 1), mask: Any = (1, 1, 1, 1)) -> Any:
-        """Four of the rows 0 to 2, each with its index; None is a row of NaN."""
+        """Return a batch of four rows chosen from 0 to 2, each with its index; None gives a row of NaN."""
         at = [0 if i is None else i for i in order]
         columns = {name: a[at].copy() for name, a in self.rows.items()}
         for place, i in enumerate(order):
@@ -118,7 +118,7 @@ class Program:
         return jax.device_get(found)
 
     def of_row(self, i: int) -> Result:
-        """Of one row by its weight: the others are there, and count 0."""
+        """Return the result for one row, with weight 1 in a batch in which the others have weight 0."""
         if i not in self._of_one:
             weight = np.zeros(4)
             weight[i] = 1
@@ -126,7 +126,7 @@ class Program:
         return self._of_one[i]
 
     def mean(self, weights: tuple[float, ...]) -> Result:
-        """The weighted mean of single rows, by hand."""
+        """Return the weighted mean of the results for single rows."""
         shares = np.asarray(weights, np.float64) / np.sum(weights)
         rows = [self.of_row(i) for i in range(3)]
         return jax.tree.map(
@@ -135,21 +135,21 @@ class Program:
 
 
 def worst(found: Any, expected: Any) -> float:
-    """The largest difference beside the largest number of `expected`, or 1; NaN where either has one."""
+    """Return the largest difference, relative to the largest |number| in `expected`, or 1; NaN if there is a NaN."""
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
     size = np.max([1.0, *(np.max(np.abs(b), initial=0) for _, b in pairs)])
     off = [np.max(np.abs(np.float64(a) - np.float64(b)), initial=0) for a, b in pairs]
-    return float(np.max(off) / size)  # NumPy's maximum: that of Python passes over NaN
+    return float(np.max(off) / size)  # NumPy's maximum, since Python's ignores NaN
 
 
 def require_same(law: str, found: Result, expected: Result, tolerance: float = ROUNDING) -> None:
-    """Raise AssertionError, with the law and the objectives, where numbers differ by more."""
+    """Assert that numbers differ by at most `tolerance`; the error names the law and the objectives."""
     off = {name: worst(found[name], expected[name]) for name in expected}
     broken = {name: error for name, error in off.items() if not error <= tolerance}
     assert not broken, f"{law}: differs by {broken}, more than {tolerance:g}"
 
 
-# Each takes a `Program` alone. Rows of weight 0 hold NaN wherever they can.
+# Each law takes only a `Program`. Rows of weight 0 hold NaN wherever possible.
 
 
 def mean_of_rows(program: Program) -> None:
@@ -191,11 +191,11 @@ OWN_DRAWS = {
     "gumbel_softmax": "Gumbel noise",
     "straight_through": "Gumbel noise",
 }
-"""What estimators have in the place of draws of q; all others draw the same."""
+"""The draws of estimators that do not draw plainly from q; all other estimators use the same draws."""
 
 
 def values_of_estimators(program: Program) -> None:
-    """A form has one value for each kind of draws, whatever the estimator."""
+    """Check that a form has one value for each kind of draws, whatever the estimator."""
     first: dict[Any, Any] = {}
     of_row = program.of_row(0)
     for name in program.objectives:
@@ -219,7 +219,7 @@ LAWS = (
 
 
 def alone(program: Program, objectives: Mapping[str, Any], *, chunk_size: int = 2) -> Result:
-    """Of row 1 by itself: no batch, no `vmap` of rows, samples in chunks, all in float64 with the same noise."""
+    """Compute row 1 alone: no batch, no `vmap` over rows, samples in chunks, in float64 with the same noise."""
     examples = unpack({**program.rows, "index": program.index[:3]})
     row = jax.tree.map(lambda column: column[1], examples)
     key = example_keys(program.key, 0, examples.index)[1]

@@ -1,4 +1,4 @@
-"""What the tests of linear models and of EM share: data, a fast trainer, angles."""
+"""Shared support of the tests of linear models and of EM: data, a fast trainer, angles between subspaces."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ def iris():
 
 
 def train(model, xs, objective, *, total_steps, learning_rate=3e-2):
-    """Full-batch Adam with a cosine to zero, in one dispatch."""
+    """Train by full-batch Adam with a cosine decay to zero, in one dispatch."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps))
     step = jv.training.make_step(objective, optimizer)
     state = jv.training.init(jax.random.key(7), model, optimizer)
@@ -42,13 +42,13 @@ def total_log_evidence(model, xs):
 
 
 def largest_angle(a, b):
-    """Largest principal angle between the column spaces, degrees."""
+    """Compute the largest principal angle between the column spaces, degrees."""
     a, b = (np.linalg.qr(np.float64(m))[0] for m in (a, b))
     return np.degrees(np.arccos(np.clip(np.linalg.svd(a.T @ b)[1], -1, 1))).max()
 
 
 def laplace_mixture(size=1000, noise=0.1, seed=0):
-    """Examples [size, 3] of Laplace sources, mixed by orthogonal columns, and the mixing."""
+    """Draw examples [size, 3] of Laplace sources with an orthogonal mixing matrix, and return both."""
     rng = np.random.default_rng(seed)
     mixing = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     xs = rng.laplace(size=(size, 3)) @ mixing.T

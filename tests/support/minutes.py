@@ -1,11 +1,11 @@
-"""Where the minutes go: processor seconds of every test, and a table of the files that take most.
+"""The processor seconds of every test, and a table of the test files that take most.
 
     python -m pytest --minutes minutes.jsonl
-    python -m tests.support.minutes minutes.jsonl            # prints it
-    python -m tests.support.minutes minutes.jsonl --write    # puts it into CONTRIBUTING.md
+    python -m tests.support.minutes minutes.jsonl            # prints the table
+    python -m tests.support.minutes minutes.jsonl --write    # writes the table into CONTRIBUTING.md
 
-Processor time, that of processes which a test starts and waits for included, because it does not
-depend on what else the machine does.
+It is processor time, including that of processes that a test starts and waits for, because it does not
+depend on the load of the machine.
 """
 
 import json
@@ -24,27 +24,27 @@ CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 
 def spent() -> float:
-    """Processor seconds of this process and of the children that it has waited for."""
+    """Return the processor seconds of this process and of the children that it has waited for."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 class Clock:
-    """Write `[test, seconds]` in lines after each test, and what no test took at the end."""
+    """A pytest plugin that writes a line `[test, seconds]` after each test, and the remaining seconds at the end."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).resolve()  # a test may change the folder
         self.counted = 0.0
 
     def write(self, name: str, seconds: float) -> None:
-        """Append one line: several processes may write at once."""
+        """Append one line; several processes may write to the file at once."""
         self.counted += seconds
         with self.path.open("a") as file:
             file.write(json.dumps([name, round(seconds, 3)]) + "\n")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
-        """Count one test with the fixtures that it is the first or the last to use."""
+        """Count one test, with the set-up and tear-down of the fixtures that run for it."""
         begin = spent()
         try:
             return (yield)
@@ -52,7 +52,7 @@ class Clock:
             self.write(item.nodeid, spent() - begin)
 
     def pytest_sessionfinish(self):
-        """Count what belongs to no test."""
+        """Count the seconds that belong to no test."""
         self.write(REST, spent() - self.counted)
 
 
@@ -70,7 +70,7 @@ def pytest_configure(config):
 
 
 def table(lines: list[str]) -> str:
-    """Return Markdown: the minutes of the files that take most, of the others, and of all."""
+    """Return a Markdown table: the minutes of the files that take most, of the others, and of all."""
     seconds, tests = Counter(), Counter()
     for name, taken in map(json.loads, lines):
         file = name.partition("::")[0]
@@ -88,7 +88,7 @@ def table(lines: list[str]) -> str:
 
 
 def main(path: str, *options: str) -> None:
-    """Print the table, or write it into its place."""
+    """Print the table, or write it into CONTRIBUTING.md."""
     made = table(Path(path).read_text().splitlines())
     if "--write" not in options:
         print(made)

@@ -1,7 +1,7 @@
-"""Every public name, the exact test that proves it, and the planted bug that its check rejects.
+"""The table of every public name with its exact test, and the planted bug that the same check rejects.
 
     python -m tests.support.oracle_table            # prints the table
-    python -m tests.support.oracle_table --write    # puts it into tests/ORACLES.md
+    python -m tests.support.oracle_table --write    # writes the table into tests/ORACLES.md
 
 The rows are written by hand in `tests/oracles.toml`; the names are the library's. Tests are read, not imported.
 """
@@ -28,16 +28,16 @@ PLACE = re.compile(r"(<!-- oracles -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 class Row(NamedTuple):
-    """What stands beside a name: an oracle in a few words, and tests as `file::function` below tests/."""
+    """The row of a name: its oracle in a few words, and tests as `file::function` below tests/."""
 
     oracle: str
     test: str
     twin: str
-    """Where the same check rejects a planted bug; it may be the same test."""
+    """The test in which the same check rejects a planted bug; it may be the same test."""
 
 
 Rows: TypeAlias = dict[str, dict[str, Row | str]]
-"""Namespace -> name -> its row, or the reason why it carries no number."""
+"""Namespace -> name -> its row, or the reason why it has no number to test."""
 
 
 # The names of the library.
@@ -50,7 +50,7 @@ def namespaces() -> list[str]:
 
 
 def exported(module: ModuleType) -> list[str]:
-    """Return `__all__`, or what a module without one defines without an underscore."""
+    """Return `__all__`, or the public callables that a module without it defines."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
     return [
@@ -63,7 +63,7 @@ def exported(module: ModuleType) -> list[str]:
 
 
 def methods(value: Any) -> list[str]:
-    """Return what a tuple of results computes beside its fields; a model counts as a whole."""
+    """Return the public methods and properties of a named tuple of results; none for other classes and models."""
     if not inspect.isclass(value) or not issubclass(value, tuple) or hasattr(value, "likelihood"):
         return []
     computed = (property, staticmethod, classmethod)
@@ -78,7 +78,7 @@ def methods(value: Any) -> list[str]:
 
 @cache
 def public_names() -> dict[str, list[str]]:
-    """Return namespace -> names; what two of them export is in the first one."""
+    """Return namespace -> names; a name that several export is listed in the first one."""
     seen: set[int] = set()
     names: dict[str, list[str]] = {}
     for space in namespaces():
@@ -88,7 +88,7 @@ def public_names() -> dict[str, list[str]]:
             value = getattr(module, name)
             if isinstance(value, ModuleType) or id(value) in seen:
                 continue
-            if callable(value):  # plain numbers may be one object by chance
+            if callable(value):  # equal plain numbers may be the same object
                 seen.add(id(value))
             mine += [name, *(f"{name}.{method}" for method in methods(value))]
         if mine:
@@ -96,20 +96,20 @@ def public_names() -> dict[str, list[str]]:
     return names
 
 
-# What the tests say.
+# The definitions in the tests.
 
 
 class Definitions(NamedTuple):
-    """What a test file defines, and where what it imports comes from."""
+    """The definitions of a test file, and the origins of its imports."""
 
     nodes: dict[str, list[ast.stmt]]
     imports: dict[str, tuple[str, str]]
-    """Name here -> module, name there."""
+    """Name in this file -> module, and name in that module."""
 
 
 @cache
 def definitions(file: Path) -> Definitions:
-    """Parse a file; what a class defines belongs to the class."""
+    """Parse a file; definitions inside a class belong to the class."""
     nodes: dict[str, list[ast.stmt]] = {}
     imports: dict[str, tuple[str, str]] = {}
     for node in ast.parse(file.read_text()).body:
@@ -126,7 +126,7 @@ def definitions(file: Path) -> Definitions:
 
 
 def words(node: ast.AST) -> Iterator[str]:
-    """Yield names, attributes, arguments, and strings, which may name a factory or an option."""
+    """Yield the names, attributes, arguments and strings of a node; strings may name a factory or an option."""
     for part in ast.walk(node):
         match part:
             case (
@@ -140,7 +140,7 @@ def words(node: ast.AST) -> Iterator[str]:
 
 
 def rejects(node: ast.AST) -> bool:
-    """Whether a check is expected to fail here: `raises(AssertionError)`, or `assert not` of a comparison."""
+    """Return whether the node expects a check to fail: `raises(AssertionError)`, or `assert not` of a comparison."""
     for part in ast.walk(node):
         match part:
             case ast.Call(func=ast.Attribute(attr="raises"), args=[kind, *_]):
@@ -156,17 +156,17 @@ COMPARISONS = {"all", "allclose", "isclose", "passed"}
 
 
 class Reach(NamedTuple):
-    """What a definition names and whether it rejects something; of a test, with all that it uses."""
+    """The words in a definition, and whether it rejects something; for a test, including all that it uses."""
 
     words: frozenset[str]
     checks: frozenset[str]
-    """Functions that are called a check."""
+    """The functions whose names start with `check`."""
     rejects: bool
 
 
 @cache
 def here(file: Path, name: str) -> Reach:
-    """Return what one definition says by itself."""
+    """Return the reach of one definition alone, without the definitions that it uses."""
     nodes = definitions(file).nodes.get(name, [])
     checks = {f"{file}::{name}"} if nodes and name.startswith("check") else set()
     spoken = frozenset(word for node in nodes for word in words(node))
@@ -189,7 +189,7 @@ def reach(file: Path, function: str) -> Reach:
             imported.add(name)
             if module.startswith("tests"):
                 ahead.append((_file(module), name))
-                inner = _file(f"{module}.{name}")  # where the import is a module
+                inner = _file(f"{module}.{name}")  # if the import is a module
                 ahead += [(inner, word) for word in spoken if inner.is_file()]
     every = [here(*at) for at in seen]
     return Reach(
@@ -208,10 +208,10 @@ def _file(module: str) -> Path:
 
 
 def read_rows(text: str) -> Rows:
-    """Return the rows of a file, where a twin may be left out, or its file.
+    """Parse the rows of the TOML text, in which the twin, or the twin's file, may be left out.
 
     `name = ["oracle", "file::test", "twin"]` has the twin in the same file, `["oracle", "file::test"]` in the same
-    test; `name = "reason"` carries no number.
+    test; `name = "reason"` is a name without a number to test.
     """
 
     def row(oracle: str, test: str, twin: str = "") -> Row:
@@ -225,7 +225,7 @@ def read_rows(text: str) -> Rows:
 
 
 def offences(names: dict[str, list[str]], rows: Rows) -> list[str]:
-    """Return what is amiss, a line each, which begins with the name."""
+    """Return one line for each error in the rows, which begins with the name."""
     found = []
     for space in sorted(names.keys() | rows.keys()):
         mine, theirs = names.get(space, []), rows.get(space, {})
@@ -237,7 +237,7 @@ def offences(names: dict[str, list[str]], rows: Rows) -> list[str]:
 
 
 def _amiss(name: str, cell: Row | str) -> Iterator[str]:
-    """Yield what is wrong with the row of a name that there is."""
+    """Yield the errors in the row of an existing name."""
     if isinstance(cell, str):
         if not cell.strip():
             yield "no reason"
@@ -268,7 +268,7 @@ def _amiss(name: str, cell: Row | str) -> Iterator[str]:
 
 
 def table(rows: Rows) -> str:
-    """Return Markdown: of each namespace the table of its names, and those without a number."""
+    """Return Markdown: for each namespace the table of its names, and a list of those without a number."""
     parts = []
     for space, cells in rows.items():
         lines = [f"### {space}", ""]
@@ -295,7 +295,7 @@ def _cells(row: Row) -> tuple[str, str, str]:
 
 
 def main(*options: str) -> None:
-    """Print the table, or write it into its place."""
+    """Print the table, or write it into tests/ORACLES.md."""
     made = table(read_rows(ROWS.read_text()))
     if "--write" not in options:
         print(made)

@@ -1,4 +1,4 @@
-"""The solvable models of `jaxvae.testing` as the tests read them: parameters side by side, float64."""
+"""The solvable models of `jaxvae.testing` in a form for tests: all parameters in one tuple, results in float64."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from jaxvae.types import Terms
 
 
 class Parameters(NamedTuple):
-    """Of a linear-Gaussian model; `lower` is zero where q is diagonal."""
+    """The parameters of a linear-Gaussian model; `lower` is zero if q is diagonal."""
 
     weight: Any  # W [E, D]
     bias: Any  # b [E]
@@ -25,7 +25,7 @@ class Parameters(NamedTuple):
 
 
 class LinearGaussian(nnx.Module):
-    """`testing.LinearGaussian` of these parameters."""
+    """`testing.LinearGaussian` with these parameters as attributes."""
 
     def __init__(self, parameters: Parameters, *, full: bool):
         for name, value in parameters._asdict().items():
@@ -59,28 +59,28 @@ def _flat(model: testing.LinearGaussian) -> LinearGaussian:
 
 
 def linear_gaussian(seed: int = 0, **options: Any) -> LinearGaussian:
-    """`testing.linear_gaussian`."""
+    """Return `testing.linear_gaussian` as a `LinearGaussian` of this module."""
     return _flat(testing.linear_gaussian(seed, **options))
 
 
 def with_exact_posterior(model: LinearGaussian, *, widen: float = 1.0) -> LinearGaussian:
-    """The same p(x, z), q(z|x) = p(z|x), its standard deviations times `widen`."""
+    """Return the model with the same p(x, z), and q(z|x) = p(z|x) with standard deviations times `widen`."""
     return _flat(in_float64(lambda model: model.exact().with_exact_posterior(widen=widen), model))
 
 
 def parameters(model: LinearGaussian) -> Parameters:
-    """The parameters of a model, or the entries of its gradient, in float64."""
+    """Return the parameters of a model, or the entries of its gradient, in float64."""
     values = {name: getattr(model, name)[...] for name in Parameters._fields}
     return Parameters(**{name: np.asarray(value, np.float64) for name, value in values.items()})
 
 
 def draw_x(model: LinearGaussian, seed: int, size: int) -> np.ndarray:
-    """Examples [size, E] from the model itself, float32."""
+    """Draw examples [size, E] from the model, float32."""
     return np.asarray(testing.draw_examples(jax.random.key(seed), model, size))
 
 
 def log_evidence(model: LinearGaussian, xs: np.ndarray) -> np.ndarray:
-    """log p(x) of examples [N, E], nats."""
+    """Compute log p(x) of examples [N, E], nats."""
     return _evidence(model.exact(), np.atleast_2d(xs))
 
 
@@ -89,19 +89,19 @@ def _evidence(model: testing.ExactModel, xs: np.ndarray) -> np.ndarray:
 
 
 def elbo(p: Parameters, x: np.ndarray) -> Terms:
-    """Expectations of the terms of the ELBO of one example, nats."""
+    """Compute the expectations of the terms of the ELBO of one example, nats."""
     model = LinearGaussian(p, full=True).exact()
     return in_float64(lambda model, x: model.exact_elbo(x), model, x)
 
 
 def elbo_gradient(model: LinearGaussian, x: np.ndarray) -> Parameters:
-    """The gradient of the exact ELBO of one example."""
+    """Compute the gradient of the exact ELBO of one example."""
     full = LinearGaussian(parameters(model), full=True)
     return parameters(in_float64(jax.grad(lambda m, x: m.exact().exact_elbo(x).bound), full, x))
 
 
 def iwae_of_two(model: LinearGaussian, x: np.ndarray) -> float:
-    """E log((w_1 + w_2) / 2)."""
+    """Compute E log((w_1 + w_2) / 2), nats."""
     return float(in_float64(lambda model, x: model.exact_iwae(x, 2), model.exact(), x))
 
 
@@ -109,5 +109,5 @@ Discrete = testing.discrete
 
 
 def discrete_log_evidence(model: testing.Discrete, xs: np.ndarray) -> np.ndarray:
-    """log p(x) of examples [N, n] by the sum over z, nats."""
+    """Compute log p(x) of examples [N, n] by the sum over z, nats."""
     return _evidence(model, xs)

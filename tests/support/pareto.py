@@ -2,7 +2,7 @@ import numpy as np
 
 
 def pareto_oracle(log_w):
-    """k-hat as its sources write it, in float64, one weight after the other."""
+    """Compute k-hat by the formulas of its sources, in float64, with loops in place of vectorised code."""
     log_w = np.sort(np.float64(log_w))
     size = min(len(log_w) // 5, int(np.ceil(3 * np.sqrt(len(log_w)))))
     threshold, tail = log_w[-size - 1], log_w[-size:]

@@ -1,4 +1,4 @@
-"""Processes that a test starts of whose programs nothing is asked but what they say."""
+"""The environment of processes that tests start only for their output."""
 
 import os
 
@@ -6,10 +6,10 @@ import jax
 
 
 def quick() -> dict[str, str]:
-    """Return the environment of a process that compiles as this suite does, and shares what is compiled.
+    """Return the environment of a process that compiles like this test suite and shares its compilation cache.
 
-    What is asked of compiled programs themselves (memory, flop, bits after a kill) needs `os.environ`: there
-    a process optimises as users' do.
+    Tests of the compiled programs themselves (memory, flop, bits after a kill) need `os.environ` instead, with
+    which a process optimises as it does for users.
     """
     folder = jax.config.jax_compilation_cache_dir
     shared = {

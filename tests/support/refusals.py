@@ -1,4 +1,4 @@
-"""What a refusal must look like: one line that names the argument."""
+"""A check of refusals: an error message must be one line that names the argument."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Which cases of a test are in the fast suite, and which in the slow one."""
+"""The division of test cases into the fast suite and the slow one."""
 
 import os
 import re
@@ -9,10 +9,10 @@ import pytest
 
 
 def slow_but(cases: Iterable[str], *fast: str) -> list[Any]:
-    """All cases of a test, of which those that are not named are slow.
+    """Return all cases of a test, and mark those not named in `fast` as slow.
 
     Raises:
-        ValueError: a name is of no case.
+        ValueError: a name is not a case.
     """
     cases = list(cases)
     if unknown := set(fast) - set(cases):
@@ -27,21 +27,21 @@ KINDS = (
     "gaussian_mixture",
     "vae of posterior bernoulli",
 )
-"""Models that stand for all in the slow suite: normal latents, bits, classes, labels, an EM step."""
+"""Models that represent all others in the slow suite: normal latents, bits, classes, labels, an EM step."""
 
 
 TWIN = re.compile(r"reject")
-"""Names of tests that hold a check against what is wrong on purpose: they prove the tests, not the library."""
+"""The pattern in the names of twins: tests that a check rejects a planted bug, which test the tests."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put all such twins into the slow suite."""
+    """Mark all twins as slow."""
     for item in items:
         if TWIN.search(item.name.split("[")[0]):
             item.add_marker(pytest.mark.slow)
 
 
 def one_of_each_kind(names: Iterable[str]) -> list[str]:
-    """The models that stand for all, or all of them where `JAXVAE_LAWS=all` is set."""
+    """Return the models in `KINDS`, or all of them if `JAXVAE_LAWS=all` is set."""
     return [name for name in names if WHOLE or name in KINDS]

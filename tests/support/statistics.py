@@ -1,4 +1,4 @@
-"""The tests of means that are public, under the name that the tests import."""
+"""The public tests of means in `jaxvae.testing`, re-exported for the tests."""
 
 from jaxvae.testing import FALSE_ALARM, ZTest, assert_mean, assert_mean_exceeds, z_scores, z_test
 

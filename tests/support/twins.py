@@ -1,4 +1,4 @@
-"""Objectives with one deliberate bug each, which the checks of the correct ones must reject."""
+"""Objectives with one deliberate bug each, which the checks of the correct objectives must reject."""
 
 from collections.abc import Callable
 
@@ -37,7 +37,7 @@ def distortion_averaged_over_event(key, model, x, *, num_samples=1, kl="analytic
 
 
 class _Detached:
-    """A model whose posterior cannot be told from the original but by its gradient."""
+    """A model whose posterior has the same values as the original's, but no gradient."""
 
     def __init__(self, model):
         self.prior, self.likelihood = model.prior, model.likelihood
@@ -62,7 +62,7 @@ def one_sample_for_all(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
 
 
 def iwae_twin(bound: Callable) -> Callable:
-    """`iwae` with another function of the log-weights as its bound."""
+    """Return `iwae` with another function of the log-weights as its bound."""
 
     def objective(key, model, x, *, num_samples) -> Terms:
         s, distortion, rate = _parts(key, model, x, num_samples, "monte_carlo")
@@ -73,7 +73,7 @@ def iwae_twin(bound: Callable) -> Callable:
 
 
 def bent(surrogate: Callable, reported: Callable = bounds.iwae) -> Callable:
-    """`iwae` with the gradient of another function of the log-weights; the bound is `reported`."""
+    """Return `iwae` with the gradient of another function of the log-weights; the bound is `reported`."""
 
     def objective(key, model, x, *, num_samples) -> Terms:
         s, distortion, rate = _parts(key, model, x, num_samples, "monte_carlo")
@@ -85,7 +85,7 @@ def bent(surrogate: Callable, reported: Callable = bounds.iwae) -> Callable:
 
 
 def multiply(key, model, x, *, num_means, num_samples, transposed=False) -> Terms:
-    """Mean of M IWAE bounds of K samples, or, as a bug, of K of M samples."""
+    """Compute the mean of M IWAE bounds of K samples, or, as a bug, of K bounds of M samples."""
     s, distortion, rate = _parts(key, model, x, num_means * num_samples, "monte_carlo")
     log_w = s.log_w.reshape(num_means, num_samples)
     value = bounds.multiply_iwae(log_w.T if transposed else log_w)
@@ -97,7 +97,7 @@ def iwae_of_one_sample(key, model, x, *, num_samples) -> Terms:
     return objectives.iwae(key, model, x, num_samples=1)
 
 
-# Functions of log_w, each a bug that a library has shipped.
+# Functions of log_w; each is a bug that was published in some library.
 def missing_log_k(log_w):
     return jax.nn.logsumexp(log_w)
 
@@ -118,7 +118,7 @@ mean_not_logsumexp = bounds.elbo
 
 
 def detached_weights(log_w):
-    """No bug: its gradient is that of IWAE."""
+    """Compute a function whose gradient is that of IWAE; not a bug."""
     return stop(jax.nn.softmax(log_w)) @ log_w
 
 
@@ -130,7 +130,7 @@ def wrong_sign(problem):
 
 
 def own_sample_in_the_baseline(problem):
-    """Off by one: the mean of all K log-weights in the place of the other K - 1."""
+    """Use the mean of all K log-weights as the baseline, in place of the other K - 1."""
     s = problem.draw(path="stopped")
     log_w = stop(problem.log_w(s))
     signal = (log_w - jnp.mean(log_w)) / log_w.size
@@ -149,7 +149,7 @@ def no_direct_term(problem):
 
 
 def squared_in_the_decoder_too(problem):
-    """DReG's weights where they do not belong."""
+    """Use DReG's squared weights for the decoder too, where they are wrong."""
     s = problem.draw(scorer=stop(problem.model))
     weight = stop(jax.nn.softmax(problem.log_w(s)))
     return s, jnp.sum(weight**2 * problem.log_w(s))

@@ -1,1 +1,1 @@
-"""The same training steps in other libraries, each run as a process of its own by `jaxvae.bench.twins`."""
+"""The same training steps in other libraries, each run in its own process by `jaxvae.bench.twins`."""

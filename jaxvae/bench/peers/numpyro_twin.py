@@ -1,4 +1,4 @@
-"""The step through NumPyro's SVI, compiled, a block of updates in one dispatch on slices of the rows."""
+"""The training step by NumPyro's SVI, compiled: one dispatch is a block of updates on slices of the rows."""
 
 import argparse
 from functools import partial
@@ -14,11 +14,11 @@ from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
 
 BLOCKS, OTHER_BLOCK = {"cpu": 8}, 64
-"""Steps of a dispatch by platform, a number that the compiler knows: so a GPU does not wait at each for the host."""
+"""Steps per dispatch, by platform; known at compile time, so a GPU does not wait for the host after each step."""
 
 
 def build(options: argparse.Namespace) -> tuple[Any, ...]:
-    """The step, in the order that `jaxvae.bench.peers.serve.Step` has.
+    """Build the step, as the fields of `jaxvae.bench.peers.serve.Step` in order.
 
     Raises:
         RuntimeError: JAX runs on another platform here.
@@ -40,12 +40,12 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
         def one(_: Array, carry: Any) -> Any:
             state, taken, _ = carry
             x = jax.lax.dynamic_slice_in_dim(rows, taken * batch_size % starts, batch_size)
-            state, loss = svi.update(state, x)  # without its loss it would not be computed
+            state, loss = svi.update(state, x)  # an unused loss would not be computed
             return state, taken + 1, loss
 
         return jax.lax.fori_loop(0, block, one, carry)
 
-    # Copied, since donation wants every buffer once.
+    # Copied, since a donated buffer may occur only once.
     carry = jax.tree.map(jnp.copy, (state, jnp.int32(0), jnp.zeros(())))
 
     def run(steps: int) -> int:
@@ -63,7 +63,7 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
 
 
 def inference(width: int, latent_dim: int, num_samples: int) -> SVI:
-    """The ELBO with its closed-form KL for one sample, else the IWAE bound (Renyi's with alpha = 0)."""
+    """Return SVI with the ELBO and its closed-form KL for one sample, else with the IWAE bound (Renyi, alpha = 0)."""
     encoder = layers(784, width, 2 * latent_dim, nnx.Rngs(0))
     decoder = layers(latent_dim, width, 784, nnx.Rngs(1))
 
@@ -86,7 +86,7 @@ def inference(width: int, latent_dim: int, num_samples: int) -> SVI:
 
 
 def layers(inputs: int, width: int, outputs: int, rngs: nnx.Rngs) -> nnx.Sequential:
-    """Two hidden layers with tanh, initialised as Flax does."""
+    """Return a network with two hidden layers with tanh and Flax's default initialisation."""
     return nnx.Sequential(
         nnx.Linear(inputs, width, rngs=rngs),
         jnp.tanh,

@@ -1,11 +1,11 @@
-"""A twin as a server: builds a step, then takes as many as each line of its input says.
+"""The server process of a twin: it builds a step, then runs as many steps as each line of its input says.
 
-Run by its path, also by an interpreter in which jaxvae is not installed, so it imports nothing of it:
+It is run by its path, possibly by an interpreter without jaxvae, so it imports nothing of jaxvae:
 
     python serve.py torch_twin --width 400 --latent-dim 20 --num-samples 1 --batch-size 128
 
 The first line it prints is JSON, with the loss before training; then for each line "N" the seconds
-that N steps take. What goes wrong is one line on stderr.
+that N steps take. An error is one line on stderr.
 """
 
 import argparse
@@ -23,17 +23,17 @@ class Step(NamedTuple):
     """A training step of another library."""
 
     version: str
-    """Of that library."""
+    """The version of that library."""
     parameters: int
-    """How many numbers are trained."""
+    """Number of trained parameters."""
     loss: Callable[[], float]
-    """Mean over the first batch with the present parameters, nats."""
+    """Computes the mean loss of the first batch with the current parameters, nats."""
     run: Callable[[int], int]
-    """Takes at least so many steps, waits until they are done, and returns how many it took."""
+    """Runs at least the given number of steps, waits for them, and returns the number it ran."""
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    """The options of every twin."""
+    """Parse the options of a twin."""
     parser = argparse.ArgumentParser()
     parser.add_argument("module", help="torch_twin or numpyro_twin")
     for name in ("width", "latent-dim", "num-samples", "batch-size"):
@@ -48,7 +48,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def serve(step: Step) -> None:
-    """Answer until the input ends."""
+    """Run steps for each line of the input, until it ends."""
     loss = step.loss()
     begin = time.perf_counter()
     step.run(WARM_UP_STEPS)
@@ -68,7 +68,7 @@ def main() -> None:
     try:
         serve(Step(*importlib.import_module(options.module).build(options)))
     except Exception as error:
-        first = str(error).strip().partition("\n\n")[0]  # PyTorch adds advice below
+        first = str(error).strip().partition("\n\n")[0]  # without PyTorch's advice below
         said = " ".join(f"{type(error).__name__}: {first}".split())
         sys.exit(said if len(said) < 300 else f"{said[:300]} ..")
 

@@ -1,6 +1,6 @@
-"""The step in PyTorch, eager or compiled, called or as a CUDA graph: layers, bound, fused Adam.
+"""The training step in PyTorch, eager or compiled, with or without a CUDA graph, and with fused Adam.
 
-Imports PyTorch alone, when it is built.
+It imports only PyTorch, and only in `build`.
 """
 
 import argparse
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def build(options: argparse.Namespace) -> tuple[Any, ...]:
-    """The step, in the order that `jaxvae.bench.peers.serve.Step` has.
+    """Build the step, as the fields of `jaxvae.bench.peers.serve.Step` in order.
 
     Raises:
-        RuntimeError: a TPU is asked for, a GPU and PyTorch finds none, or a CUDA graph without one.
+        RuntimeError: the platform is a TPU, a GPU that PyTorch does not find, or no GPU for a CUDA graph.
     """
     torch: Any = importlib.import_module("torch")
     if options.platform == "tpu":
@@ -46,7 +46,7 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
         value = loss(x)
         value.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # a graph begins without gradients and makes its own
+        optimizer.zero_grad(set_to_none=True)  # a graph allocates its own gradients
         return value
 
     take = Captured(torch, step, data[:batch_size]) if options.graph else step
@@ -73,15 +73,15 @@ def build(options: argparse.Namespace) -> tuple[Any, ...]:
 
 
 class Captured:
-    """A step as one CUDA graph: a batch is copied to where the graph reads, and the graph is replayed.
+    """A step as one CUDA graph: a batch is copied to the graph's input buffer, and the graph is replayed.
 
-    Neither waits for the device. The graph is captured at the first call, after some steps on a stream
-    of their own, as PyTorch asks for: they compile, and make the state of the optimizer.
+    Neither waits for the device. The graph is captured in the first call, after some steps on a separate
+    stream, as PyTorch requires: these compile, and create the state of the optimizer.
 
     Args:
         torch: the module.
-        step: of a batch, returning its loss.
-        batch: what the batches look like.
+        step: a function from a batch to its loss.
+        batch: an example of a batch.
     """
 
     def __init__(self, torch: Any, step: Any, batch: Any):
@@ -89,7 +89,7 @@ class Captured:
         self._graph, self._loss = torch.cuda.CUDAGraph(), None
 
     def __call__(self, batch: Any) -> Any:
-        """Begin the step; what is returned is written over by the next one."""
+        """Start the step; the returned loss is overwritten by the next call."""
         self._x.copy_(batch)
         if self._loss is None:
             self._capture()
@@ -109,7 +109,7 @@ class Captured:
 
 
 def layers(torch: Any, inputs: int, width: int, outputs: int) -> Any:
-    """Two hidden layers with tanh; weights N(0, 1 / inputs of a layer), zero biases."""
+    """Return a network with two hidden layers with tanh, weights N(0, 1 / inputs of the layer) and zero biases."""
     nn, sizes = torch.nn, (inputs, width, width, outputs)
     linear = [nn.Linear(sizes[i], sizes[i + 1]) for i in range(3)]
     for layer in linear:
@@ -119,9 +119,9 @@ def layers(torch: Any, inputs: int, width: int, outputs: int) -> Any:
 
 
 def bound(torch: Any, encoder: Any, decoder: Any, half: Any, num_samples: int) -> Any:
-    """The loss of a batch: minus the ELBO with its closed-form KL for one sample, else minus the IWAE bound.
+    """Return the loss of a batch: minus the ELBO with closed-form KL for one sample, else minus the IWAE bound.
 
-    Networks run in the precision of `half`, a `torch.autocast`; all else is float32.
+    The networks run in the precision of `half`, a `torch.autocast`; all else is float32.
     """
     functional = torch.nn.functional
 

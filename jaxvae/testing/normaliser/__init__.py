@@ -1,6 +1,6 @@
-"""Does a density integrate to one, and do its draws follow it: by sums, by quadrature, by draws.
+"""Tests that a density integrates to one and that draws follow it: by sums, by quadrature or by draws.
 
-Nothing is assumed of a distribution but `sample`, `log_prob` and `support`, so that those of users can be judged.
+They use only `sample`, `log_prob` and `support` of a distribution, so that they work for those of users.
 """
 
 from jaxvae.distributions import can_score
@@ -14,18 +14,18 @@ __all__ = ["Drawn", "Sum", "UnknownError", "drawn", "draws_follow", "integrate"]
 
 
 def integrate(d: Drawn, false_alarm: float) -> Sum:
-    """The integral of a density, in the first way of three that can be gone.
+    """Compute the integral of a density, by the first of three methods that applies.
 
-    - A support of few points is summed: `log sum_x p(x)`.
-    - A density that is a product of factors f_d(x_d), times a constant, is `p(x0)` times the product of the D
-      sums or integrals of `p(x0 with x_d = t) / p(x0)` over t. Whether it is one is found by exchanging values
-      of two draws, for which `p(x) p(x') = p(y) p(y')`.
-    - Else `E_p[r(x) / p(x)] = 1`, r a mixture of Gaussians fitted to other draws and narrower than they.
+    - If the support has few points, it is summed: `log sum_x p(x)`.
+    - If the density is a constant times a product of factors f_d(x_d), its integral is `p(x0)` times the product of
+      the D sums or integrals of `p(x0 with x_d = t) / p(x0)` over t. That it is a product is tested by exchanging
+      values between two draws x and x', which gives y and y' with `p(x) p(x') = p(y) p(y')`.
+    - Otherwise by `E_p[r(x) / p(x)] = 1`, where r is a mixture of Gaussians, fitted to other draws and made narrower.
 
     Raises:
-        UnknownError: none of them can.
+        UnknownError: no method applies.
 
-    Source: Gelfand and Dey (1994), "Bayesian model choice: asymptotics and exact calculations", for the last.
+    Source: Gelfand and Dey (1994), "Bayesian model choice: asymptotics and exact calculations", for the last method.
     """
     if not can_score(d.distribution):
         return by_draws(d, false_alarm)

@@ -1,4 +1,4 @@
-"""A distribution with draws of it, and what is found of its integral."""
+"""A distribution with draws from it, and the result of integrating its density."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,33 +16,33 @@ from jaxvae.distributions.support import of_one_value
 from jaxvae.types import PRNGKey
 
 TOLERANCE = 0.01
-"""What a sum or a quadrature may differ by from log 1 = 0, nats."""
+"""The largest accepted distance of the log of a sum or a quadrature from log 1 = 0, nats."""
 ROUGH = 0.3
-"""A check by draws that cannot tell errors of so many nats is said to be none."""
+"""The coarsest resolution of a check, nats: a method with a larger error raises `UnknownError`."""
 _RESOLVED = 1e-3
-"""What the next number of float32 may move a coordinate by."""
+"""The largest accepted change of a coordinate from one float32 number to the next."""
 
 
 class UnknownError(Exception):
-    """What was asked cannot be found out; the message says why."""
+    """An error: the quantity cannot be determined; the message says why."""
 
 
 class Sum(NamedTuple):
-    """The integral of a density over its support, and its moments where they were summed too."""
+    """The integral of a density over its support, and its moments if the method sums them too."""
 
     log_value: float
-    """Its logarithm, nats: 0 where the density is one."""
+    """The logarithm of the integral, nats: 0 for a normalised density."""
     limit: float
-    """How far from 0 a right one can lie, nats."""
+    """The largest distance of `log_value` from 0 for a normalised density, nats."""
     how: str
     mean: np.ndarray | None = None
     square: np.ndarray | None = None
     products: Callable[[np.ndarray], np.ndarray] | None = None
-    """The means of `x_i x_j`, of j = order[i] for every i, where the moments are known."""
+    """A function that returns the means of `x_i x_j` with j = order[i], for every i; None if not known."""
 
 
 class Drawn(NamedTuple):
-    """A distribution with n draws [n, *event], their log-densities [n], and log_prob of flat values."""
+    """A distribution with n draws [n, *event], their log-densities [n], and a log_prob of flattened values."""
 
     distribution: Distribution
     values: np.ndarray
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(distribution: Distribution, key: PRNGKey, num_draws: int) -> Drawn:
-    """Draws of a distribution over one event, each with a key of its own."""
+    """Draw from a distribution over one event, each draw with its own key."""
     keys = jax.random.split(key, num_draws)
     values, log_probs = jit_quickly(jax.vmap(lambda k: sample_with_log_prob(distribution, k)))(keys)
     shape = distribution.event_shape
@@ -64,7 +64,7 @@ def drawn(distribution: Distribution, key: PRNGKey, num_draws: int) -> Drawn:
 
 
 def unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
-    """Draws in coordinates in which every number is allowed, and the transform from them."""
+    """Return the draws in unconstrained coordinates, and the transform from these; None if they are the same."""
     support = d.distribution.support
     if d.distribution.is_discrete or support is None:
         raise UnknownError(f"no coordinates are known for the support {support}")
@@ -89,5 +89,5 @@ def unconstrained(d: Drawn) -> tuple[np.ndarray, Any]:
 
 
 def repeated(flat: np.ndarray) -> np.ndarray:
-    """Which columns of draws [n, D] hold the same numbers again and again: masses, not densities."""
+    """Return which columns of draws [n, D] repeat values in most rows: point masses, not densities [D]."""
     return np.array([len(np.unique(column)) < len(column) / 2 for column in flat.T], bool)

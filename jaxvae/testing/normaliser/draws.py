@@ -1,4 +1,4 @@
-"""The integral of a density from its draws, against a density that is known to integrate to one."""
+"""The integral of a density from its draws, relative to a fitted density that integrates to one."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ from jaxvae.testing.statistics import normal_quantile, standard_error
 
 _DIMENSIONS = 64
 _NARROW = 0.85
-"""Of the variance of the draws: a proposal inside of the density has bounded weights."""
+"""The factor on the fitted variance: a proposal narrower than the density has bounded weights."""
 
 
 def by_draws(d: Drawn, false_alarm: float) -> Sum:
-    """`1 / E_p[r(x) / p(x)]`, r fitted to one half of the draws and used on the other."""
+    """Estimate `1 / E_p[r(x) / p(x)]`, with r fitted to one half of the draws and evaluated on the other."""
     if d.distribution.is_discrete:
         raise UnknownError(
             f"its support has more than {LARGEST_TABLE:,} points, and its values depend on each other"
@@ -51,14 +51,14 @@ def by_draws(d: Drawn, false_alarm: float) -> Sum:
     limit = normal_quantile(false_alarm / 2) * relative
     if limit > ROUGH:
         raise UnknownError(f"{half:,} draws tell the integral to {limit:.1g} nats alone")
-    # The logarithm of a mean bends by half its variance; a tenth of a nat is the least that is told.
+    # The log of the mean has a bias of half its relative variance, small within the limits above.
     return Sum(-np.log(mean), TOLERANCE + limit, f"the mean of r / p over {half:,} draws")
 
 
 def _proposal(u: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The log-density of a narrower copy of draws [n, D]; values that repeat are masses of their own.
+    """Fit a density r narrower than draws [n, D], and return its log-density; repeated values are point masses.
 
-    Patterns of such values with too few draws are left out: r has to lie inside of p and needs not cover it.
+    Combinations of point masses with too few draws are left out: r must lie within p but need not cover it.
     """
     from sklearn.mixture import GaussianMixture
 

@@ -1,4 +1,4 @@
-"""Whether draws are of the density that is stated."""
+"""Tests that draws follow the stated density."""
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,20 @@ from jaxvae.testing.normaliser.drawn import Drawn, Sum, UnknownError, repeated, 
 from jaxvae.testing.statistics import z_test
 
 _ALL_PAIRS = 16
-"""Of so many values all pairs are compared, of more only some."""
+"""The largest number of values of which all pairs are compared; of more values only some pairs are."""
 
 
 def draws_follow(d: Drawn, total: Sum | None, false_alarm: float) -> tuple[bool, str]:
-    """Whether the draws are of the density: its moments where they are summed, else its scores.
+    """Test whether the draws follow the density: by its moments if they are known, else by its score function.
 
-    In coordinates u in which every value is allowed, `E[g'(u_i) + g(u_i) d log p / d u_i] = 0` for every smooth g
-    whose product with p vanishes far out, and `E[g(u_j) d log p / d u_i] = 0` for j other than i, whatever the
-    normaliser. Here g is 1, u - c, its sine and its cosine, and the sine for pairs. Of discrete values the means,
-    squares and products of pairs are looked at.
+    In unconstrained coordinates u, `E[g'(u_i) + g(u_i) d log p / d u_i] = 0` for every smooth g whose product with
+    p vanishes at infinity, and `E[g(u_j) d log p / d u_i] = 0` for j other than i, whatever the normaliser. Here g
+    is 1, u - c, its sine and its cosine, and the sine for pairs. If the moments are known (discrete values), the
+    means, squares and products of pairs are tested instead.
 
     Raises:
-        UnknownError: the density is not known at given values, or its derivative is not what is asked.
+        UnknownError: the density cannot be evaluated at given values, or its support has point masses or no
+            unconstrained coordinates.
 
     Source: Stein (1981), "Estimation of the mean of a multivariate normal distribution".
     """
@@ -48,7 +49,7 @@ def draws_follow(d: Drawn, total: Sum | None, false_alarm: float) -> tuple[bool,
 
 
 def _stein(d: Drawn) -> np.ndarray:
-    """Draws of `g'(u_i) + g(u_i) d log p / d u_i` and of `g(u_j) d log p / d u_i`, of mean 0 each, [n, columns]."""
+    """Evaluate `g'(u_i) + g(u_i) d log p / d u_i` and `g(u_j) d log p / d u_i` at the draws, [n, columns]; mean 0."""
     u, transform = unconstrained(d)
     u = u.reshape(len(u), -1)
     if repeated(u).any():
@@ -76,6 +77,6 @@ def _stein(d: Drawn) -> np.ndarray:
 
 
 def _pairings(size: int) -> list[np.ndarray]:
-    """Orders in which no value is its own partner: all shifts of few values, some of many."""
+    """Return orders without fixed points, to pair values: all cyclic shifts of few values, some of many."""
     shifts = range(1, size) if size <= _ALL_PAIRS else (1, 2, size // 3, size // 2)
     return [np.roll(np.arange(size), shift) for shift in shifts]

@@ -1,4 +1,4 @@
-"""Products of one factor a value: a sum or an integral along each."""
+"""The integral of a density that is a product over values: one sum or integral along each value."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ from jaxvae.testing.normaliser.drawn import (
 from jaxvae.testing.normaliser.points import values_of_one
 
 _NODES = np.arange(-12, 12.01, 1 / 16)
-"""Of a trapezoid rule in v, x = centre + spread * sinh(v): tails of 1e5 spreads, a step of a sixteenth of one."""
+"""The nodes v of a trapezoid rule, x = centre + spread * sinh(v): up to 1e5 spreads out, in steps of 1/16."""
 _FAR = 4.0
-"""In units of v: nodes further out, 27 spreads, are nothing where float32 has no number for the density there."""
+"""The |v| (27 spreads) beyond which a node counts as 0 if the density there is not a float32 number."""
 _DRAWS_A_LINE = 256
 
 
 def is_product(d: Drawn) -> bool:
-    """Whether exchanging values between two draws leaves the product of their densities as it is."""
+    """Return whether exchanging values between two draws leaves the product of their densities unchanged."""
     flat = d.values.reshape(len(d.values), -1)
     size = flat.shape[1]
     if size == 1:
@@ -34,7 +34,7 @@ def is_product(d: Drawn) -> bool:
     half = min(64, len(flat) // 2)
     a, b = flat[:half], flat[half : 2 * half]
     swap = np.random.default_rng(0).random((half, size)) < 0.5
-    swap[:, 0], swap[:, -1] = True, False  # something is exchanged, something stays
+    swap[:, 0], swap[:, -1] = True, False  # at least one value is exchanged and one is not
     exchanged = np.where(swap, b, a), np.where(swap, a, b)
     score = jit_quickly(jax.vmap(d.score))
     before, after = (
@@ -43,17 +43,17 @@ def is_product(d: Drawn) -> bool:
     )
     difference = np.abs(sum(before) - sum(after))
     scale = 1 + np.abs(before[0]) + np.abs(before[1])
-    return bool(np.all(difference <= 1e-5 * scale))  # NaN and infinity say no
+    return bool(np.all(difference <= 1e-5 * scale))  # False for NaN and infinity
 
 
 def by_lines(d: Drawn) -> Sum:
-    """`p(x0) prod_d sum_t p(x0 with x_d = t) / p(x0)`, each sum or integral by itself."""
+    """Compute `p(x0) prod_d sum_t p(x0 with x_d = t) / p(x0)`, each sum or integral separately."""
     values, log_weight, v = _lines(d)  # [G, D], [G, D], [G]
     discrete, size = d.distribution.is_discrete, values.shape[1]
     draws = d.values.reshape(len(d.values), -1)
     own = draws[:1] if discrete else draws[:_DRAWS_A_LINE]
     at_start, at_own, log_f = _along(d, draws[0], own, values)
-    # Far out, where float32 has no such number of the support or of the density, there is nothing.
+    # Far out, nodes or densities that float32 cannot represent count as 0.
     within = np.isfinite(values) & np.isfinite(log_weight)
     within &= ~((np.abs(v) > _FAR)[:, None] & ~(log_f < np.inf))
     log_f = np.where(within, log_f, -np.inf)
@@ -82,9 +82,9 @@ def by_lines(d: Drawn) -> Sum:
 def _along(
     d: Drawn, start: np.ndarray, own: np.ndarray, values: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """`log p(x0)`, and `log p(x0 with x_d = t) - log p(x0)` at some draws and at the nodes, [.., D].
+    """Return `log p(x0)`, and `log p(x0 with x_d = t) - log p(x0)` at some draws and at the nodes, [.., D].
 
-    The start is a value of each line too, so that its rounding, which counts D times, is that of the others.
+    x0 is evaluated again on each line, with the rounding of the other points there, as its error enters D times.
     """
 
     def line(index_and_column: tuple[Array, Array]) -> Array:
@@ -102,10 +102,10 @@ def _along(
 def _require_smooth(
     draws: np.ndarray, at_draws: np.ndarray, values: np.ndarray, log_f: np.ndarray
 ) -> None:
-    """Refuse lines whose density is at a draw e times what it is at the nodes beside it.
+    """Refuse lines whose density at a draw is more than e times the density at the neighbouring nodes.
 
     Raises:
-        UnknownError: something is narrower than a step.
+        UnknownError: the density has a feature narrower than a step.
     """
     for d in range(values.shape[1]):
         order = np.argsort(values[:, d])
@@ -116,7 +116,7 @@ def _require_smooth(
 
 
 def _lines(d: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes along each value of x [G, D], the logarithms of their weights [G, D], and how far out they are [G]."""
+    """Return the nodes along each value of x [G, D], their log-weights [G, D], and their v [G] (0 if discrete)."""
     size = int(np.prod(d.distribution.event_shape, dtype=int))
     if d.distribution.is_discrete:
         values = np.repeat(values_of_one(d)[0][:, None], size, axis=1)

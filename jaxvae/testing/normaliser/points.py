@@ -1,4 +1,4 @@
-"""Sums over the points of a support that are few."""
+"""The sum of a density over a support of few points."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from jaxvae.relaxations import states
 from jaxvae.testing.normaliser.drawn import TOLERANCE, Drawn, Sum, UnknownError
 
 LARGEST_TABLE = 2**16
-"""So many points are summed one by one; of more, each value of x is summed alone, where that is allowed."""
+"""The largest number of points that are summed jointly; above it each value of x is summed separately, if allowed."""
 _LEVELS_AT_MOST = 4096
 
 
 def all_points(d: Drawn) -> np.ndarray | None:
-    """Every value that a discrete distribution can take, [N, *event], if they are few."""
+    """Return every value of a discrete distribution, [N, *event]; None if it has too many, or is not discrete."""
     distribution, shape = d.distribution, d.distribution.event_shape
     if not distribution.is_discrete:
         return None
-    if isinstance(distribution, OneHotCategorical):  # whose support, bits, says less than it could
+    if isinstance(distribution, OneHotCategorical):  # its declared support, bits, is larger
         return np.asarray(states(distribution), d.values.dtype)
     values, whole = values_of_one(d)
     size = int(np.prod(shape, dtype=int))
@@ -34,7 +34,7 @@ def all_points(d: Drawn) -> np.ndarray | None:
 
 
 def values_of_one(d: Drawn) -> tuple[np.ndarray, bool]:
-    """The numbers that each value of a discrete x can be, and whether these are all."""
+    """Return the possible numbers of one value of a discrete x, and whether the list is complete."""
     each = of_one_value(d.distribution.support)
     levels = getattr(each, "num_levels", None)
     low, high = (_one_number(getattr(each, f"{side}_bound", None)) for side in ("lower", "upper"))
@@ -53,14 +53,14 @@ def values_of_one(d: Drawn) -> tuple[np.ndarray, bool]:
 
 
 def _one_number(bound: Any) -> Any:
-    """A bound that is the same for every value, as one number."""
+    """Reduce a bound that is the same for every value to one number; return any other as it is."""
     if bound is None or np.size(bound) == 0 or not np.all(bound == np.ravel(bound)[0]):
         return bound
     return np.ravel(bound)[0]
 
 
 def over_points(d: Drawn, points: np.ndarray) -> Sum:
-    """`log sum_x p(x)` over the points [N, *event], with the moments."""
+    """Compute `log sum_x p(x)` over the points [N, *event], with the moments."""
     flat = points.reshape(len(points), -1)
     log_p = np.asarray(jit_quickly(jax.vmap(d.score))(jnp.asarray(flat)), np.float64)
     log_value = float(np.logaddexp.reduce(log_p))
