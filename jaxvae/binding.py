@@ -22,7 +22,7 @@ class Conditional(Protocol):
     """A model of x given a label y."""
 
     def given(self, y: Label, /) -> Model:
-        """The plain model p(x, z|y), q(z|x, y) with y bound."""
+        """Return the plain model p(x, z|y), q(z|x, y) with y bound."""
         ...
 
 

@@ -39,7 +39,7 @@ class Classifying(Model, Protocol):
         ...
 
     def given(self, y: Label, /) -> Model:
-        """The plain model of x with y bound."""
+        """Return the plain model of x with y bound."""
         ...
 
 
@@ -125,7 +125,7 @@ def semi_supervised(
 def label_log_probs(
     model: Classifying, xs: Float[AnyArray, "M *event"], ys: Int[Array, "M"]
 ) -> Float[Array, "M"]:
-    """`log q(y_j|x_j)` of labelled rows, nats: the classifier's log-likelihood."""
+    """The log-likelihood of the classifier, `log q(y_j|x_j)`, for labelled rows [M], nats."""
     return jax.vmap(partial(_label_log_prob, model))(jnp.asarray(xs), ys)
 
 

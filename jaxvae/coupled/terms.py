@@ -121,7 +121,7 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def elbo_of(samples: Samples, kl: KL) -> Terms:
-    """The terms of the ELBO of each example, [B] each, from one sample."""
+    """The terms of the ELBO of each example, [B] each, from one sample, nats."""
     require_choice("kl", kl, get_args(KL))
     distortion = -samples.log_p_x_z[:, 0]
     rate = (

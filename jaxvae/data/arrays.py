@@ -81,7 +81,7 @@ def _raw(found: Mapping[str, Any], path: Path) -> Raw:
 
 
 def _counts(found: Arrays, path: Path) -> Raw:
-    """Counts [N, *event] with maybe `batch` or `y` as label; what else lies beside them is named."""
+    """Return counts [N, *event] with optional `batch` or `y` as label; a note lists the unused arrays."""
     used = [name for name in _OF_COUNTS if name in found]
     if clashing := [name for name in found if name in SPLITS or name.partition("_")[0] == "x"]:
         raise InputError(

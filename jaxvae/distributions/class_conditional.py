@@ -107,5 +107,5 @@ class ClassConditional(dist.Distribution):
 
 
 def _chosen(y: Float[Array, "*batch C"], each: Float[Array, "*broadcast C D"]) -> Array:
-    """The entry of class y; of probabilities, the mean over classes."""
+    """Return the entry of class y; if y holds probabilities, the mean over classes."""
     return jnp.sum(y[..., None] * jnp.broadcast_to(each, (*y.shape, each.shape[-1])), axis=-2)

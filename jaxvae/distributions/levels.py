@@ -28,7 +28,7 @@ class Levels(Constraint):
         self.num_levels = num_levels
 
     def __call__(self, x: Real[Array, "..."]) -> Bool[Array, "..."]:
-        """Whether each value is a level."""
+        """Return whether each value is a level."""
         number = jnp.asarray(x, jnp.result_type(float)) * (self.num_levels - 1)
         nearest = jnp.round(number)
         inside = (nearest >= 0) & (nearest < self.num_levels)

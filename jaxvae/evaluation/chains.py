@@ -54,7 +54,7 @@ class Settings(NamedTuple):
 
 
 def ladder(schedule: Schedule, num_temperatures: int) -> Float[np.ndarray, "{num_temperatures}+1"]:
-    """The temperatures t_0 = 0 to t_T = 1, float32.
+    """Return the temperatures t_0 = 0 to t_T = 1, float32.
 
     >>> ladder("linear", 4).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -29,7 +29,7 @@ def how_shown(model: Model) -> Shown:
 
 
 def show(likelihood: Distribution, key: PRNGKey | None) -> Float[Array, "*event"]:
-    """The mean of p(x|z); of classes the most probable one; a draw where neither is known."""
+    """Return the mean of p(x|z); for classes the most probable one; a sample if neither is known."""
     match _how(likelihood):
         case "mean":
             with numpyro_promotion():

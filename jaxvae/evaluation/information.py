@@ -39,7 +39,7 @@ class MutualInformation(NamedTuple):
 
     @property
     def near_ceiling(self) -> bool:
-        """Whether it is above 90 % of log N, where it says little."""
+        """True if the estimate exceeds 90 % of its ceiling, where it is uninformative."""
         return bool(self.mean[0] > NEAR * self.ceiling)
 
     def __str__(self) -> str:

@@ -43,7 +43,7 @@ class RateDistortion(NamedTuple):
 
     @property
     def slope(self) -> Float[np.ndarray, "{self.beta.size}-1"]:
-        """From each point to the next, `dD / dR`; on the frontier between minus the two betas."""
+        """The slope `dD / dR` from each point to the next; on the frontier it lies between minus the two betas."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.diff(self.distortion) / np.diff(self.rate)
 

@@ -153,7 +153,7 @@ def analogy(
 def _means_of_each(
     model: Any, batches: Sequence[Batch], num_samples: int | None, key: PRNGKey | None
 ) -> list[Float[np.ndarray, "N D"]]:
-    """Posterior means of each batch, whose draws have streams of their own."""
+    """Return the posterior means of each batch, with a separate key stream for each."""
 
     def key_of(number: int) -> PRNGKey | None:
         return None if key is None else stream_key(key, OfEvaluation.MOMENTS, number)

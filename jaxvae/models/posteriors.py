@@ -127,7 +127,7 @@ class Categorical(nnx.Module):
         return self(jnp.zeros(self.size))
 
     def __call__(self, output: Float[Array, "num_outputs"]) -> dist.Distribution:
-        """q(z|x) of one-hot vectors."""
+        """q(z|x) over one-hot vectors."""
         return OneHotCategorical(output.reshape(self.latent_dim, self.num_categories))
 
 

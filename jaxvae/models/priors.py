@@ -118,7 +118,7 @@ class FlowPrior(nnx.Module):
 
 
 def prior_rngs(key: PRNGKey) -> nnx.Rngs:
-    """Keys for a prior, apart from those of the networks that the same key gives."""
+    """Return keys for a prior, independent of the keys that the networks take from the same key."""
     return nnx.Rngs(stream_key(key, OfWeights.PRIOR))
 
 

@@ -295,7 +295,7 @@ def _blocks(
     initializer: Initializer,
     rngs: nnx.Rngs,
 ) -> nnx.List:
-    """One residual block a level, or none at all."""
+    """Return one residual block per level, or none for network="conv"."""
     require_choice("network", network, get_args(ConvolutionalName))
     residual = widths if network == "residual_conv" else ()
     return nnx.List(

@@ -162,7 +162,7 @@ def _precision(case: Case) -> str:
 
 
 def _in_float64(case: Case, i: int, z: Array) -> dict[str, np.ndarray]:
-    """The log-densities at a given latent."""
+    """Return the log-densities of example i at latent z, in float64."""
 
     def densities(arrays: Any, row: Any, z: Array) -> dict[str, Array]:
         model = bind(case.of(arrays), row[1])

@@ -267,7 +267,7 @@ def make_run(
 
 
 def epoch_order(key: PRNGKey, epoch: Int[Array, ""] | int, size: int) -> Int[Array, "N"]:
-    """The order of the training rows in an epoch: a permutation drawn from (key, epoch)."""
+    """Draw the order of the training rows in an epoch: a permutation that depends on (key, epoch)."""
     order_key = jax.random.fold_in(stream_key(key, OfRun.ORDER), epoch)
     return jax.random.permutation(order_key, jnp.arange(size, dtype=jnp.int32))
 

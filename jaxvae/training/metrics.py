@@ -57,7 +57,7 @@ class Metrics(Mapping[str, Any]):
 
     @classmethod
     def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> "Metrics":
-        """The inverse of `tree_flatten_with_keys`."""
+        """Invert `tree_flatten_with_keys`."""
         new = object.__new__(cls)  # children may be anything, such as shapes
         new.sums, new.count = children
         return new

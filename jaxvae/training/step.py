@@ -71,7 +71,7 @@ def _require_untied(model: PyTree) -> None:
 
 
 def _require_arrays(model: PyTree) -> None:
-    """Refuse plain numbers among what would be trained: they may be meant as weights, or as options."""
+    """Refuse a plain float among the leaves: it could be meant as a weight or as an option."""
     for path, leaf in jax.tree.leaves_with_path(model):
         if isinstance(leaf, float):
             raise InputError(
@@ -225,7 +225,7 @@ def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:
 
 
 def split(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is trained in a model, and how to put it back."""
+    """Split a model into its trainable parameters and a function that rebuilds the model from them."""
     if isinstance(model, nnx.Module):
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         return params, lambda params: nnx.merge(graph, params, rest)
