@@ -4,7 +4,7 @@ Objectives take one x and a model. The label and the mask of the example are bou
 so that objectives, bounds and evaluations need not handle them.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from numpyro.distributions import Distribution, Independent
 
 from jaxvae.distributions import describe
-from jaxvae.types import InputError, Label, Model
-
-
-@runtime_checkable
-class Conditional(Protocol):
-    """A model of x given a label y."""
-
-    def given(self, y: Label, /) -> Model:
-        """Return the plain model p(x, z|y), q(z|x, y) with y bound."""
-        ...
+from jaxvae.types import Conditional, InputError, Label, Model
 
 
 class Observed(NamedTuple):
@@ -73,7 +64,7 @@ def bind(
     label: Label | None = None,
     mask: Float[Array, "*event"] | None = None,
 ) -> PyTree:
-    """The plain model of one example: `given` its label where it needs one, of its observed values.
+    """Return the plain model of one example, with its label bound if the model needs one, and its mask if given.
 
     A model that needs no label ignores it. An object that is not a model, but has its own objective, is
     returned unchanged if there is no mask.
@@ -92,7 +83,7 @@ def bind(
 
 
 def require_class(y: Label, num_classes: int) -> Int[Array, ""]:
-    """The class y as an int32 scalar; one that is traced cannot be looked at, see `one_hot`.
+    """Return the class y as an int32 scalar; the value of a traced y cannot be checked, see `one_hot`.
 
     Raises:
         InputError: y is not an integer scalar, or not from 0 to num_classes - 1.

@@ -1,9 +1,10 @@
 """Names that every other module shares: the model protocol, `Terms`, batches, and `InputError`."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Real
 from numpyro.distributions import Distribution
 
@@ -12,6 +13,9 @@ AnyArray: TypeAlias = Array | np.ndarray
 
 Label: TypeAlias = int | np.integer | Int[AnyArray, ""]
 """One class, which may be traced."""
+
+Values: TypeAlias = ArrayLike | Sequence[Any]
+"""Numbers in an array or in lists."""
 
 Scalar: TypeAlias = float | np.number | Real[AnyArray, ""]
 """One real number, which may be traced."""
@@ -49,6 +53,19 @@ class Model(Protocol):
     def likelihood(self, z: Float[Array, "D"], /) -> Distribution:
         """p(x|z), over one example: event shape `*event`, no batch shape."""
         ...
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """A model of x given a label y."""
+
+    def given(self, y: Label, /) -> Model:
+        """Return the plain model p(x, z|y), q(z|x, y) with y bound."""
+        ...
+
+
+AnyModel: TypeAlias = Model | Conditional
+"""A model of x, or of x given a label that comes with each example of a batch."""
 
 
 class Terms(NamedTuple):

@@ -11,9 +11,10 @@ from scipy import stats
 
 import jaxvae as jv
 from jaxvae.batching import over_batch, unpack
-from jaxvae.binding import Conditional, Observed, bind
+from jaxvae.binding import Observed, bind
 from jaxvae.distributions import log_prob
 from jaxvae.keys import example_keys
+from jaxvae.types import Conditional
 from tests.support.refusals import refused
 
 MASKS = [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0] * 4]

@@ -360,6 +360,9 @@ class Decoder(NamedTuple):
     def prior(self):
         return dist.Normal(jnp.zeros(1), jnp.ones(1)).to_event(1)
 
+    def posterior(self, x):
+        raise NotImplementedError  # the free energy is that of a given q
+
     def likelihood(self, z):
         return self.of(z).to_event(1)
 

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae.binding import Conditional, nan_where_not, one_hot
+from jaxvae.binding import nan_where_not, one_hot
+from jaxvae.types import Conditional
 from tests.support.refusals import refused
 from tests.support.slow import slow_but
 

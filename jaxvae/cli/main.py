@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxvae import data, hosts
-from jaxvae.binding import Conditional
 from jaxvae.checks import require_positive
 from jaxvae.cli.bench import bench
 from jaxvae.cli.cache import use_compilation_cache
@@ -30,7 +29,7 @@ from jaxvae.runs.studies import STUDIES, require_possible, study, study_file
 from jaxvae.runs.train import load_model, resume, train
 from jaxvae.runs.watch import Reporter
 from jaxvae.runs.words import TITLES, rows_of, sentences_of
-from jaxvae.types import InputError, Model
+from jaxvae.types import Conditional, InputError, Model
 
 CLOSED = 141
 """The exit status if the output was closed, the same as a shell gives for SIGPIPE."""

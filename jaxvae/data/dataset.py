@@ -212,7 +212,7 @@ class Dataset:
 
 
 def observed(arrays: Arrays) -> np.ndarray:
-    """The stored values of a split that were observed: all of `x` [N, *event], or a vector of them.
+    """Return the observed stored values of a split: all of `x` [N, *event], or a vector if there is a mask.
 
     For a split on disk it returns the column `x`, whose smallest and largest values are known.
     """
@@ -229,7 +229,7 @@ def bernoulli(key: PRNGKey, x: Float[Array, "*event"]) -> Float[Array, "*event"]
 
 
 def spread(key: PRNGKey, x: Float[AnyArray, "*event"]) -> Float[Array, "*event"]:
-    """Whole numbers below 256, each moved to a uniform draw from its cell (x, x + 1).
+    """Replace whole numbers x below 256 by uniform draws from their cells (x, x + 1).
 
     `x + (k + 1/2) / 2^15`, k uniform in 0, 1, .., 2^15 - 1: exact in float32, so no draw is
     rounded onto the edge of its cell, where a density on the open unit interval is not defined.

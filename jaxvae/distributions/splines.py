@@ -34,7 +34,7 @@ class Bin(NamedTuple):
 
 
 def make_spline(raw: Float[Array, "D num_raw"], bound: float) -> Spline:
-    """Splines from unconstrained numbers: K widths, K heights and K - 1 inner slopes each.
+    """Return splines from unconstrained numbers: K widths, K heights and K - 1 inner slopes for each.
 
     Zeros give the identity. The slope at both ends is 1, as in the tails.
     """

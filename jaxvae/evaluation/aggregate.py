@@ -19,7 +19,7 @@ from jaxvae.evaluation.streams import Constant, hold, is_there, stream, weights_
 from jaxvae.keys import OfComparison, OfExample, fold_each, stream_key
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, InputError, Model, PRNGKey
 
 NUMBERS = 4_000_000
 """The approximate number of densities in memory at a time."""
@@ -49,7 +49,7 @@ class AggregateMMD(NamedTuple):
 
 def aggregate_mmd(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     kernel: Kernel = "rbf",
@@ -125,7 +125,7 @@ def _pair(model: Model, key: PRNGKey, x: Array) -> tuple[Array, Array]:
 def _forms(
     points: Float[Array, "M D"], shuffles: Array, *, kernel: Kernel, bandwidth: float | None
 ) -> tuple[Float[Array, "M"], Float[Array, "M assignments"]]:
-    """Row sums of the kernel without its diagonal, and the rows of s' k s of every assignment s.
+    """Row sums of the kernel without its diagonal, and the rows of the sum s' k s for every assignment s.
 
     s is +1 for one sample and -1 for the other; the first assignment is the observed one.
     """
@@ -157,7 +157,7 @@ class Draws(NamedTuple):
 
 
 def posterior_draws(
-    key: PRNGKey, model: Model, xs: Batch, *, num_samples: int, batch_size: int, decode: bool
+    key: PRNGKey, model: AnyModel, xs: Batch, *, num_samples: int, batch_size: int, decode: bool
 ) -> Draws:
     """Draw sample k of example i from `fold_in(fold_in(key, i), k)`, as NumPy arrays; with log p(x|z) if `decode`."""
     options = {"num_samples": num_samples, "decode": decode}
@@ -204,7 +204,7 @@ class _LogSum(NamedTuple):
 
 
 def log_aggregate(
-    model: Model, xs: Batch, zs: Float[Array | np.ndarray, "M *latent"], *, each: bool = False
+    model: AnyModel, xs: Batch, zs: Float[Array | np.ndarray, "M *latent"], *, each: bool = False
 ) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M D"] | None]:
     """Return `log q(z) = log mean_n q(z|x_n)` of latents, the mean weighted by the examples' weights, nats.
 

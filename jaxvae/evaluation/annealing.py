@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxvae.checks import require_key
 from jaxvae.evaluation.chains import Schedule, Settings, Start, anneal, draw, ladder, path, tune
 from jaxvae.evaluation.streams import mean_and_error, stream, weights_of
-from jaxvae.types import Batch, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, Model, PRNGKey
 
 
 class AIS(NamedTuple):
@@ -36,7 +36,7 @@ class AIS(NamedTuple):
 
 def ais(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     num_chains: int = 16,

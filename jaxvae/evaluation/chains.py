@@ -150,7 +150,7 @@ def anneal(
 def tune(
     key: PRNGKey, points: Point, evaluate: Evaluate, settings: Settings
 ) -> Float[Array, "{settings.num_temperatures}-1"]:
-    """A step size for each transition, from a pilot run of a tenth of the temperatures.
+    """Return a step size for each transition, from a pilot run of a tenth of the temperatures.
 
     `log step += mean_k acceptance[k] - target` after every transition of K chains; between the
     temperatures of the pilot run the logarithm of the step size is interpolated.

@@ -19,7 +19,7 @@ from jaxvae.evaluation.factors import (
 )
 from jaxvae.evaluation.latents import posterior_moments
 from jaxvae.evaluation.streams import is_there
-from jaxvae.types import Batch, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, PRNGKey
 
 ROUNDING = 1e-10  # nats; a sum that should be 0 may differ from it by rounding up to this
 FOREST: dict[str, Any] = {
@@ -55,7 +55,7 @@ class Disentanglement(NamedTuple):
 
 
 def disentanglement(
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     factors: Int[ArrayLike, "N F"],
     *,
@@ -199,7 +199,7 @@ def modularity(
 
 
 def dci(codes: Real[ArrayLike, "N D"], factors: Int[ArrayLike, "N F"]) -> DCI:
-    """Disentanglement, completeness, informativeness: which latents a predictor of each factor uses.
+    """Disentanglement, completeness and informativeness, from the importance of latents in predictors of factors.
 
     With importances R, `disentanglement = sum_d rho[d] (1 - H_F(R[d] / sum_f R[d, f]))`, H_F the
     entropy to the base F, `rho[d]` the share of latent d in the sum of R; completeness is the same for

@@ -17,7 +17,7 @@ from jaxvae.evaluation.streams import stream
 from jaxvae.keys import OfImputation, stream_key
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, InputError, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, InputError, PRNGKey
 
 
 class Imputation(NamedTuple):
@@ -44,7 +44,7 @@ class _Kept(NamedTuple):
 
 def impute(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     num_draws: int = 1,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from jaxvae.checks import require_key, require_positive
 from jaxvae.evaluation.aggregate import Draws, log_aggregate, posterior_draws, require_two
 from jaxvae.evaluation.streams import mean_and_error, weights_of
-from jaxvae.types import Batch, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, PRNGKey
 
 Weight: TypeAlias = Float[np.ndarray, "N"] | None
 
@@ -75,7 +75,7 @@ class Surgery(NamedTuple):
 
 
 def mutual_information(
-    key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
+    key: PRNGKey, model: AnyModel, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
 ) -> MutualInformation:
     """Estimate the mutual information of the N examples and z, `I = mean_n KL(q(z|x_n) || q(z))`.
 
@@ -116,7 +116,7 @@ def mutual_information(
 
 
 def elbo_surgery(
-    key: PRNGKey, model: Model, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
+    key: PRNGKey, model: AnyModel, xs: Batch, *, num_samples: int = 1, batch_size: int = 500
 ) -> Surgery:
     """Decompose the ELBO in three parts: `-ELBO = distortion + I(x; z) + KL(q(z) || p(z))`.
 
@@ -171,7 +171,7 @@ def elbo_surgery(
 
 
 def _checked_draws(
-    key: PRNGKey, model: Model, xs: Batch, num_samples: int, batch_size: int, *, decode: bool
+    key: PRNGKey, model: AnyModel, xs: Batch, num_samples: int, batch_size: int, *, decode: bool
 ) -> Draws:
     require_key(key)
     require_positive(num_samples=num_samples)
@@ -181,7 +181,7 @@ def _checked_draws(
 
 
 def _log_aggregate(
-    model: Model, xs: Batch, draws: Draws
+    model: AnyModel, xs: Batch, draws: Draws
 ) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K D"] | None]:
     """Return log q(z) of every sample, and of each latent separately if the posteriors factorise, nats."""
     size, samples, *latent = draws.z.shape

@@ -24,7 +24,7 @@ from jaxvae.evaluation.streams import (
     weights_of,
 )
 from jaxvae.sampling import kl_each
-from jaxvae.types import Batch, InputError, Model, PRNGKey
+from jaxvae.types import AnyModel, Batch, InputError, Model, PRNGKey
 
 
 class ActiveUnits(NamedTuple):
@@ -39,7 +39,7 @@ class ActiveUnits(NamedTuple):
 
 
 def active_units(
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     threshold: float = 0.01,
@@ -88,7 +88,7 @@ class Moments(NamedTuple):
 
 
 def posterior_moments(
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     num_samples: int | None = None,
@@ -134,7 +134,7 @@ def _sample_moments(
     return jnp.mean(zs, axis=0), jnp.var(zs, axis=0)
 
 
-def kl_per_latent(model: Model, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
+def kl_per_latent(model: AnyModel, xs: Batch, *, batch_size: int = 500) -> Float[np.ndarray, "D"]:
     """The mean over examples of KL(q(z_d|x) || p(z_d)) of each latent, nats; they sum to the mean rate.
 
     Raises:
@@ -159,7 +159,7 @@ class LayerKL(NamedTuple):
 
 def kl_per_layer(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     num_samples: int = 1,

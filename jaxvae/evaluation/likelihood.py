@@ -18,7 +18,7 @@ from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
 from jaxvae.sampling import log_likelihood as log_p_x_given_z
 from jaxvae.sampling import require_latents
-from jaxvae.types import Batch, Model, Objective, PRNGKey, Terms
+from jaxvae.types import AnyModel, Batch, Model, Objective, PRNGKey, Terms
 
 UNKNOWN = -jnp.inf
 """The value that represents an unknown error or k-hat on the device; it becomes NaN in the result."""
@@ -80,7 +80,7 @@ class _Sums(NamedTuple):
 
 def log_likelihood(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     num_samples: int,
@@ -163,7 +163,7 @@ def _log_likelihood(
 
 def terms(
     key: PRNGKey,
-    model: Model,
+    model: AnyModel,
     xs: Batch,
     *,
     objective: Objective = objectives.elbo,

@@ -55,7 +55,7 @@ def pareto_k(log_w: Float[Array, "K"]) -> Float[Array, ""]:
 def pareto_k_of_tail(
     largest: Float[Array, "tail"], *, unknown: float = jnp.nan
 ) -> Float[Array, ""]:
-    """Pareto k-hat from the largest M + 1 log-weights in falling order, the last being the threshold u.
+    """Pareto k-hat from the largest M + 1 log-weights in decreasing order, the last being the threshold u.
 
     If k-hat is undefined, the result is `unknown`.
     """

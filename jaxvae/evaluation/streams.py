@@ -7,15 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxvae.batching import Examples, deal_out, layout_of, on_each, shares, unpack
 from jaxvae.binding import bind
 from jaxvae.checks import require_key, require_positive
 from jaxvae.compiling import jit_quickly
 from jaxvae.keys import fold_each
-from jaxvae.types import Batch, InputError, Model, PRNGKey
+from jaxvae.types import Batch, InputError, PRNGKey, Values
 
 
 def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
@@ -30,7 +29,7 @@ def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
     return key
 
 
-def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float]:
+def mean_and_error(values: Values, weight: Values | None = None) -> tuple[float, float]:
     """Return the mean of values [N] and its standard error sd / sqrt(N), in float64; the error of one value is NaN.
 
     With weights [N] the mean is `m = sum_i w_i v_i / sum w` and its error `sqrt(n / (n - 1) sum_i w_i^2 (v_i -
@@ -53,7 +52,7 @@ def mean_and_error(values: ArrayLike, weight: ArrayLike | None = None) -> tuple[
 
 
 def there(
-    values: ArrayLike, weight: ArrayLike | None
+    values: Values, weight: Values | None
 ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n"]]:
     """Return the rows of values [N, ...] of positive weight, and their weights (1 if `weight` is None), float64."""
     values = np.asarray(values, np.float64)
@@ -63,10 +62,10 @@ def there(
     return values[weight > 0], weight[weight > 0]
 
 
-def mean_of_rows(values: ArrayLike, weight: ArrayLike | None) -> Float[np.ndarray, "..."]:
+def mean_of_rows(values: Values, weight: Values | None) -> Float[np.ndarray, "..."]:
     """Return the weighted mean of values [N, ...] over their first axis, float64."""
     rows, weight = there(values, weight)
-    return np.average(rows, axis=0, weights=weight)
+    return np.asarray(np.average(rows, axis=0, weights=weight))
 
 
 def is_there(xs: Batch) -> Bool[np.ndarray, "N"]:
@@ -92,7 +91,7 @@ def weights_of(xs: Batch) -> Float[np.ndarray, "N"] | None:
 
 def stream(
     function: Callable[..., Any],
-    model: Model,
+    model: PyTree,
     key: PRNGKey | None,
     xs: Batch,
     *,
@@ -102,11 +101,10 @@ def stream(
 ) -> Any:
     """Return `function(model, fold_in(key, index[i]), xs[i], **options)` of all rows i, of any weight, in NumPy arrays.
 
-    A function that draws nothing is called with None where no key is given.
-    `index` is the batch's own entry, as in training; without it the rows count from 0.
-    A batch is a dispatch. The same function and options are compiled once for all calls (for each, of a model that
-    is no pytree). Of rows that
-    lie on several devices, each device computes its own, `batch_size` of them at a time.
+    Without a key, the function gets None in its place.
+    `index` is the batch's entry of this name, as in training; without it the rows are numbered from 0.
+    A function with its options is compiled once for all calls (once per call if the model is not a pytree). If the
+    rows are distributed over several devices, each device computes its own rows, `batch_size` at a time.
 
     The last batch is padded with copies of the last row, so that all batches have one shape.
     """
@@ -127,7 +125,7 @@ def stream(
         if on_progress:
             on_progress(devices * min(start + batch_size, share))
 
-    def in_order(*parts: Array) -> np.ndarray:
+    def in_order(*parts: np.ndarray) -> np.ndarray:
         each = [np.reshape(part, (devices, batch_size, *part.shape[1:])) for part in parts]
         rows = np.concatenate(each, axis=1)[:, :share]
         return rows.reshape(size, *rows.shape[2:])
@@ -143,11 +141,11 @@ class Constant:
     compiles again.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: PyTree):
         self.model = model
 
 
-def hold(model: Model) -> Model | Constant:
+def hold(model: PyTree) -> PyTree | Constant:
     """Return a model as an argument of compiled functions: unchanged if it is a pytree, else as a `Constant`."""
     return model if jax.tree.leaves(model) != [model] else Constant(model)
 
@@ -157,7 +155,7 @@ def _batch(
     function: Callable[..., Any],
     options: tuple[tuple[str, Any], ...],
     layout: NamedSharding | None,
-    held: Model | Constant,
+    held: PyTree | Constant,
     key: PRNGKey | None,
     examples: Examples,
     index: Array,

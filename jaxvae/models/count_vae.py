@@ -94,7 +94,7 @@ class BatchCountVAE(nnx.Module):
         self.model, self.num_classes = model, num_classes
 
     def given(self, y: Label) -> "GivenBatch":
-        """The plain model of batch y.
+        """Return the plain model for batch y of the experiment.
 
         Raises:
             InputError: y is not an integer from 0 to num_classes - 1.

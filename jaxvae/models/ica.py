@@ -134,7 +134,7 @@ def ica(
 def amari_index(
     estimate: Float[AnyArray, "E D"], truth: Float[AnyArray, "E D"]
 ) -> Float[Array, ""]:
-    """How far a mixing matrix is from another, up to order, signs and scales of its columns.
+    """Return the Amari distance between two mixing matrices, invariant to order, signs and scales of the columns.
 
     With `P = |pinv(estimate) truth|` [D, D],
     `index = (sum_i (sum_j P_ij / max_j P_ij - 1) + sum_j (sum_i P_ij / max_i P_ij - 1)) / (2 D (D - 1))`:

@@ -143,7 +143,7 @@ class LinearModel(nnx.Module):
 
 
 def flat_rows(xs: Float[AnyArray, "N *event"], event_shape: tuple[int, ...]) -> Float[Array, "N E"]:
-    """The examples as vectors.
+    """Return the examples as vectors.
 
     Raises:
         InputError: the examples are not of this event shape, or there are none.

@@ -150,7 +150,7 @@ class SSVAE(nnx.Module):
         return dist.CategoricalLogits(self.classifier(self.output.features(x)))
 
     def given(self, y: Label) -> "GivenLabel":
-        """The plain model p(z) p(x|y, z), q(z|x, y) with the class y bound: a bound on log p(x|y).
+        """Return the plain model p(z) p(x|y, z), q(z|x, y) with the class y bound; its bounds are on log p(x|y).
 
         Args:
             y: the class, an integer from 0 to C - 1. A traced y outside this range gives NaN.

@@ -78,7 +78,7 @@ def _reconstructed(model: Model, key: PRNGKey, row: Examples) -> Array:
 def class_samples(
     model: Any, *, num_classes: int, num: int, seed: int
 ) -> Float[np.ndarray, "pictures *event"]:
-    """What p(x|z, y) shows at draws of z: `num` of every class y, the same z for each.
+    """Decode `num` draws of z for every class y, the same draws for each; `show` defines how p(x|z, y) is shown.
 
     Args:
         model: any object with `given`.

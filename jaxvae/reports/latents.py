@@ -132,5 +132,5 @@ def _histogram(z: np.ndarray, variance: float, labels: np.ndarray | None) -> Fig
     return figure
 
 
-def _axis_label(d: int, variance: np.ndarray) -> str:
+def _axis_label(d: int | np.integer, variance: np.ndarray) -> str:
     return f"posterior mean of z[{d}] (variance {variance[d]:.2g})"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxvae import evaluation
-from jaxvae.binding import Conditional, bind
+from jaxvae.binding import bind
 from jaxvae.checks import require_choice
 from jaxvae.distributions import Chain
 from jaxvae.evaluation import dead_latents, unused_latents
@@ -21,7 +21,7 @@ from jaxvae.runs import RunFolder
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
 from jaxvae.runs.train import Kept, load_model
-from jaxvae.types import InputError, PRNGKey
+from jaxvae.types import Conditional, InputError, PRNGKey
 
 PAIRS, SAMPLES = 24, 72
 SCATTERED = 2000

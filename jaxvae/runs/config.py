@@ -29,7 +29,7 @@ from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule
 from jaxvae.training.schedules import Decay, require_within
 from jaxvae.training.step import Step
-from jaxvae.types import InputError, Model, Objective, PRNGKey
+from jaxvae.types import AnyModel, InputError, Objective, PRNGKey
 
 Binarize: TypeAlias = Literal["auto", "dynamic", "static", "threshold", "none"]
 
@@ -291,7 +291,7 @@ class Parts:
 
     config: TrainConfig
     dataset: Dataset
-    model: Model
+    model: AnyModel
     objective: Objective
     optimizer: optax.GradientTransformation
     step: Step

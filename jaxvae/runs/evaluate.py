@@ -15,7 +15,7 @@ from jaxvae.runs.config import Parts
 from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, has_closed_mean
 from jaxvae.semi_supervised import Classifying
 from jaxvae.training.loop import observe_batch
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
+from jaxvae.types import AnyModel, InputError, Objective, PRNGKey, Terms
 
 ELBO_SAMPLES = 100
 MOMENT_SAMPLES = 100
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 def measure(
     parts: Parts,
-    model: Model,
+    model: AnyModel,
     xs: dict[str, Array],
     key: PRNGKey,
     *,
@@ -94,7 +94,7 @@ def summary(measured: Measured, *, split: str, binarize: str, num_samples: int) 
 
 def evaluate(
     parts: Parts,
-    model: Model,
+    model: AnyModel,
     *,
     split: str,
     num_samples: int,

@@ -17,7 +17,7 @@ from jaxvae.runs.models import can_differentiate_latents, has_closed_kl, traced
 from jaxvae.semi_supervised import Classifying, choose_labelled, redrawn, semi_supervised
 from jaxvae.training import linear_warmup, make_em_step, make_step
 from jaxvae.training.step import Step
-from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
+from jaxvae.types import AnyModel, InputError, Objective, PRNGKey, Terms
 
 LABEL_WEIGHT = 100.0
 
@@ -42,7 +42,7 @@ class Method(NamedTuple):
     labelled: Labelled | None = None
 
 
-def with_estimator(config: Any, model: Model, dataset: Dataset) -> Any:
+def with_estimator(config: Any, model: AnyModel, dataset: Dataset) -> Any:
     """Fill in the options of rate, gradient and labels, as the model allows.
 
     Raises:
@@ -81,7 +81,7 @@ def _label_options(config: Any, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def make_method(config: Any, model: Model, dataset: Dataset, label_key: PRNGKey) -> Method:
+def make_method(config: Any, model: AnyModel, dataset: Dataset, label_key: PRNGKey) -> Method:
     """Return the method of a resolved configuration, after tracing it once with the shapes of the data.
 
     Args:

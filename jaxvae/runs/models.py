@@ -11,14 +11,14 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from jaxvae import models
-from jaxvae.binding import Conditional, bind, require_labels
+from jaxvae.binding import bind, require_labels
 from jaxvae.checks import require_choice
 from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset
 from jaxvae.distributions import analytic_kl, sample
 from jaxvae.models.likelihoods import make_likelihood
 from jaxvae.training import observe_split
-from jaxvae.types import InputError, Model, PRNGKey
+from jaxvae.types import Conditional, InputError, Model, PRNGKey
 
 ModelName: TypeAlias = Literal[
     "vae",

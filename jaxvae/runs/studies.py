@@ -13,13 +13,12 @@ from jaxtyping import Array, Float
 
 from jaxvae import evaluation
 from jaxvae.batching import unpack
-from jaxvae.binding import Conditional
 from jaxvae.checks import require_choice, require_number, require_positive
 from jaxvae.evaluation import mean_and_error
 from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
-from jaxvae.types import InputError, Model, PRNGKey
+from jaxvae.types import Conditional, InputError, Model, PRNGKey
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]

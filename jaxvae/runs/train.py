@@ -35,7 +35,7 @@ from jaxvae.training.checkpoints import Checkpoints
 from jaxvae.training.feeds import no_metrics
 from jaxvae.training.loop import Stage, make_validation, record_of
 from jaxvae.training.streamed import make_feed
-from jaxvae.types import InputError, Model
+from jaxvae.types import AnyModel, InputError, Model
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
     """The trained model and test data, kept in memory so that a report in the same process need not load them."""
 
     parts: Parts
-    model: Model
+    model: AnyModel
     step: int
     batch: dict[str, Array]
     """The test split as model inputs."""

@@ -6,13 +6,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 
 from jaxvae.batching import Examples, unpack
-from jaxvae.binding import Conditional
 from jaxvae.checks import require_number, require_positive
 from jaxvae.testing.model_case import TESTS, BrokenError, Case
 from jaxvae.testing.model_laws import FIRST, LAWS
 from jaxvae.testing.normaliser import UnknownError
 from jaxvae.testing.statistics import FALSE_ALARM
-from jaxvae.types import Batch, InputError, Model
+from jaxvae.types import Batch, Conditional, InputError, Model
 
 Outcome: TypeAlias = Literal["passed", "FAILED", "not checked"]
 

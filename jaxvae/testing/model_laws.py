@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from jaxvae.binding import Conditional, bind
+from jaxvae.binding import bind
 from jaxvae.compiling import jit_quickly
 from jaxvae.distributions import (
     can_score,
@@ -25,7 +25,7 @@ from jaxvae.sampling import require_latents
 from jaxvae.testing.exact import in_float64
 from jaxvae.testing.model_case import PARTS, BrokenError, Case, Part, is_array
 from jaxvae.testing.normaliser import Sum, UnknownError, draws_follow
-from jaxvae.types import Model, PRNGKey
+from jaxvae.types import Conditional, Model, PRNGKey
 
 _SAME = 1e-4
 """Tolerance between two float32 computations of one number: relative, and absolute near zero."""

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxvae.checks import require_choice, require_number
-from jaxvae.types import InputError
+from jaxvae.types import InputError, Values
 
 FALSE_ALARM = 1e-6
 """The default probability of rejecting a correct vector."""
@@ -45,7 +45,7 @@ def normal_quantile(tail: float) -> float:
     return -NormalDist().inv_cdf(tail)
 
 
-def standard_error(samples: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
+def standard_error(samples: Values, rounding: ArrayLike = 0.0) -> np.ndarray:
     """Compute `sqrt(variance / n + rounding^2)` of the mean of each column of samples [n, ...], in float64.
 
     Raises:
@@ -54,12 +54,11 @@ def standard_error(samples: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
     samples = np.asarray(samples, np.float64)
     if samples.ndim == 0 or len(samples) < 2:
         raise InputError(f"samples: expected [n, ...] with n >= 2, got shape {samples.shape}")
-    return np.hypot(
-        samples.std(axis=0, ddof=1) / np.sqrt(len(samples)), np.asarray(rounding, np.float64)
-    )
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return np.asarray(np.hypot(error, np.asarray(rounding, np.float64)))
 
 
-def z_scores(samples: ArrayLike, exact: ArrayLike, rounding: ArrayLike = 0.0) -> np.ndarray:
+def z_scores(samples: Values, exact: Values, rounding: ArrayLike = 0.0) -> np.ndarray:
     """Compute `(mean - exact) / sqrt(standard_error^2 + rounding^2)` of each column of samples [n, ...].
 
     `rounding` is the arithmetic error of a mean; without it an estimate without variance, such as
@@ -75,8 +74,8 @@ def z_scores(samples: ArrayLike, exact: ArrayLike, rounding: ArrayLike = 0.0) ->
 
 
 def z_test(
-    samples: ArrayLike,
-    exact: ArrayLike,
+    samples: Values,
+    exact: Values,
     *,
     side: Side = "two",
     false_alarm: float = FALSE_ALARM,
@@ -114,8 +113,8 @@ def z_test(
 
 
 def assert_mean(
-    samples: ArrayLike,
-    exact: ArrayLike,
+    samples: Values,
+    exact: Values,
     *,
     side: Side = "two",
     false_alarm: float = FALSE_ALARM,
@@ -131,7 +130,7 @@ def assert_mean(
 
 
 def assert_mean_exceeds(
-    samples: ArrayLike, limit: float, *, false_alarm: float = FALSE_ALARM, what: str = "mean"
+    samples: Values, limit: float, *, false_alarm: float = FALSE_ALARM, what: str = "mean"
 ) -> None:
     """Assert that the mean lies significantly above `limit`.
 

@@ -36,7 +36,7 @@ Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def init(key: PRNGKey, model: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step.
+    """Return the state before the first step.
 
     Args:
         key: the run's key; every draw of training is folded from it.

@@ -19,7 +19,7 @@ from jaxvae.bench.workloads import WORKLOADS, Job, draw_rows
 from jaxvae.cli.bench import deadlines, in_time
 from jaxvae.cli.limit import process_begun
 from jaxvae.types import InputError
-from tests.support.refusals import refused
+from tests.support.refusals import refusal, refused
 
 
 class Clock:
@@ -86,7 +86,7 @@ def test_a_part_that_fails_costs_only_itself(tmp_path):
     assert written["seconds"].keys() == {"bad", "good"}
     with pytest.raises(RuntimeError, match="out of"):  # nothing was measured at all
         run_parts([Part("bad", 0, fails)], Findings({}), Deadline())
-    with pytest.raises(InputError):
+    with refusal():
         run_parts([good, Part("bad", 0, refuses)], Findings({}), Deadline())
 
 

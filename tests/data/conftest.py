@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import jaxvae.data
-from jaxvae.types import InputError
+from tests.support.refusals import refusal
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def refused():
     """`refused(*words, **options)`: load must refuse in one line that holds every word."""
 
     def check(source, *words, **options) -> str:
-        with pytest.raises(InputError) as caught:
+        with refusal() as caught:
             jaxvae.data.load(source, **options)
         message = str(caught.value)
         assert "\n" not in message

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from jaxvae.data import describe, embedded, load
 from jaxvae.data.splits import permutation
-from jaxvae.types import InputError
+from tests.support.refusals import refusal
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_observe_under_jit_and_vmap(idx_mnist):
 
 
 def test_observe_takes_one_example(digits):
-    with pytest.raises(InputError, match=r"x_stored: .*\(8, 8\).*\(5, 8, 8\).*vmap"):
+    with refusal(match=r"x_stored: .*\(8, 8\).*\(5, 8, 8\).*vmap"):
         digits.observe(None, digits.splits["train"]["x"][:5])
 
 

@@ -1,31 +1,18 @@
 import io
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from jaxvae.reports import figures
-from jaxvae.types import InputError
-
-
-class Bowl(NamedTuple):
-    """`elbo = best_elbo - first^2 - 4 (second - 1)^2`, of which the path ends at the top."""
-
-    coordinates: tuple[int, int]
-    first: np.ndarray
-    second: np.ndarray
-    elbo: np.ndarray
-    path: np.ndarray
-    encoder: np.ndarray
-    encoder_elbo: float = -101.5
-    best_elbo: float = -100.0
+from tests.support.refusals import refusal
 
 
 def bowl(half, coordinates=(2, 5)):
+    """`elbo = best_elbo - first^2 - 4 (second - 1)^2`, of which the path ends at the top."""
     first, second = np.linspace(-half, half, 41), 1 + np.linspace(-half, half, 41)
     elbo = -100 - first[None, :] ** 2 - 4 * (second[:, None] - 1) ** 2
     path = np.stack([np.linspace(-0.8 * half, 0, 9), np.linspace(1.5, 1, 9)], axis=1)
-    return Bowl(coordinates, first, second, elbo, path, np.array([0.1, 1.2]))
+    return Contour(coordinates, first, second, elbo, path, np.array([0.1, 1.2]), -101.5, -100.0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +80,7 @@ def test_it_can_be_saved_with_titles():
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(InputError, match="surfaces: expected at least one"):
+    with refusal(match="surfaces: expected at least one"):
         figures.elbo_contours([])
-    with pytest.raises(InputError, match="titles: expected 1"):
+    with refusal(match="titles: expected 1"):
         figures.elbo_contours([bowl(1.0)], ["a", "b"])

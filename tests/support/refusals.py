@@ -1,4 +1,4 @@
-"""A check of refusals: an error message must be one line that names the argument."""
+"""Checks of refusals: an error message must be one line that names the argument."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,8 @@ from jaxvae.types import InputError
 
 @contextmanager
 def refused(*words: str) -> Iterator[None]:
-    """Expect an `InputError` of one line that contains every word, from the library as users have it.
-
-    Annotations are not checked meanwhile: what they don't allow is what is to be refused in words.
-    """
-    with pytest.raises(InputError) as caught, unchecked():
+    """Expect an `InputError` of one line that contains every word."""
+    with refusal() as caught:
         yield
     message = str(caught.value)
     assert "\n" not in message, f"a refusal is one line, got {message!r}"
@@ -24,8 +21,18 @@ def refused(*words: str) -> Iterator[None]:
 
 
 @contextmanager
+def refusal(match: str | None = None) -> Iterator[pytest.ExceptionInfo[InputError]]:
+    """Expect an `InputError` from the library as users have it."""
+    with pytest.raises(InputError, match=match) as caught, unchecked():
+        yield caught
+
+
+@contextmanager
 def unchecked() -> Iterator[None]:
-    """The library as users have it, whose annotations nobody checks."""
+    """Use the library as users have it, without the tests' check of its annotations.
+
+    For calls that the annotations don't allow, where the library's own answer is what is tested.
+    """
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
