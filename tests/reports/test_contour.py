@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 
+from jaxvae.evaluation.contour import Contour
 from jaxvae.reports import figures
 from tests.support.refusals import refusal
 
