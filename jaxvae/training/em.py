@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 
 from jaxvae.batching import fill_absent, unpack
 from jaxvae.inference.steps import MStep, make_update
-from jaxvae.training.metrics import Metrics
+from jaxvae.training.metrics import Metrics, batch_metrics
 from jaxvae.training.step import Step, TrainState
 from jaxvae.types import Batch, InputError
 
@@ -54,15 +54,7 @@ def make_em_step(
         size = examples.x.shape[0]
         weights = jnp.ones(size) if examples.weight is None else examples.weight
         done = update(state.model, state.opt_state, examples.x, weights)
-        terms = done.after_e
-        values = {
-            "loss": -terms.objective,
-            "bound": terms.bound,
-            "distortion": terms.distortion,
-            "rate": terms.rate,
-            "after_m": done.after_m.bound,
-        }
-        metrics = Metrics.of(values, examples.weight)
+        metrics = batch_metrics(done.after_e, examples, after_m=done.after_m.bound)
         state = TrainState(done.model, done.opt_state, state.key, state.step + 1, state.running)
         return state, metrics
 

@@ -18,8 +18,8 @@ from jaxvae.compiling import jit_quickly
 from jaxvae.keys import OfRun, stream_key
 from jaxvae.training.blocks import choose_block_steps
 from jaxvae.training.feeds import DataSet, Feed, InMemory, batch_rows
-from jaxvae.training.metrics import Metrics
-from jaxvae.training.step import Step, TrainState, named
+from jaxvae.training.metrics import Metrics, batch_metrics
+from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, Model, Objective, PRNGKey
 
 SECONDS_A_DISPATCH = 0.5  # short enough for progress and Ctrl-C, long enough to hide the dispatch
@@ -145,10 +145,8 @@ def make_validation(
             return objective(key, bind(model, label, mask), x)
 
         rows = examples.x, examples.label, examples.mask
-        values = named(
-            map_examples(one, noise_key, rows, batch_size=batch_size), examples.x.shape[0]
-        )
-        return Metrics.of({"loss": -values.pop("objective"), **values}, examples.weight)
+        terms = map_examples(one, noise_key, rows, batch_size=batch_size)
+        return batch_metrics(terms, examples)
 
     return lambda model: {name: float(value) for name, value in means(model, batch).items()}
 

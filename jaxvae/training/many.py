@@ -28,8 +28,8 @@ from jaxvae.training.feeds import (
     no_metrics,
     require_batch,
 )
-from jaxvae.training.metrics import Metrics
-from jaxvae.training.step import Step, TrainState, named
+from jaxvae.training.metrics import Metrics, batch_metrics
+from jaxvae.training.step import Step, TrainState
 from jaxvae.types import InputError, Objective, PRNGKey
 
 T = TypeVar("T")
@@ -237,8 +237,7 @@ def make_validations(
 
         row = examples.index, examples.x, examples.label, examples.mask
         terms = map_examples(one, noise_key, row, batch_size=batch_size)
-        values = named(terms, examples.x.shape[0])
-        return Metrics.of({"loss": -values.pop("objective"), **values}, examples.weight)
+        return batch_metrics(terms, examples)
 
     validate = jax.jit(over_runs(means, (0, 0, 0, None), 0, mesh))
     return lambda state: dict(validate(state.model, state.key, own, rows))

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvae.batching import Examples
+from jaxvae.types import InputError, Terms
+
 
 @jax.tree_util.register_pytree_with_keys_class
 class Metrics(Mapping[str, Any]):
@@ -61,6 +64,32 @@ class Metrics(Mapping[str, Any]):
         new = object.__new__(cls)  # children may be anything, such as shapes
         new.sums, new.count = children
         return new
+
+
+def batch_metrics(
+    terms: Terms | Float[Array, "B"], examples: Examples, **others: Float[Array, "B"]
+) -> Metrics:
+    """Return the metrics of a batch: `loss = -objective` and the other terms of its examples.
+
+    This is the one minus sign between an objective, which rises, and a loss, which falls.
+
+    Args:
+        terms: `Terms` of [B], or the objective alone, nats.
+        examples: the batch, whose weights count.
+        others: further numbers of each example, by name.
+
+    Raises:
+        InputError: an entry of the terms is not one number per example.
+    """
+    values = terms._asdict() if isinstance(terms, Terms) else {"objective": terms}
+    for name, value in values.items():
+        if jnp.shape(value) != examples.x.shape[:1]:
+            raise InputError(
+                f"objective: expected Terms of scalars or one scalar for one example, got {name} "
+                f"of shape {jnp.shape(value)[1:]}; sum over the event axes"
+            )
+    loss = -values.pop("objective")
+    return Metrics.of({"loss": loss, **values, **others}, examples.weight)
 
 
 def total_weight(size: int, weight: Float[Array, "B"] | None) -> Float[Array, ""]:

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxvae.batching import Examples, fill_absent, over_batch, unpack
 from jaxvae.checks import require_key, require_number, require_positive
 from jaxvae.keys import example_keys
-from jaxvae.training.metrics import Metrics, total_weight
-from jaxvae.types import Batch, InputError, Objective, PRNGKey, Terms
+from jaxvae.training.metrics import Metrics, batch_metrics, total_weight
+from jaxvae.types import Batch, InputError, Objective, PRNGKey
 
 
 class TrainState(NamedTuple):
@@ -157,10 +157,7 @@ def make_step(
                 batch_coupled=batch_coupled,
                 **options,
             )
-            values = named(terms, examples.x.shape[0])
-            metrics = Metrics.of(
-                {"loss": -values.pop("objective"), **values}, examples.weight
-            )  # the only sign change from objective to loss
+            metrics = batch_metrics(terms, examples)
             return metrics.sums["loss"] / count, metrics
 
         slope = jax.grad(loss, has_aux=True)
@@ -206,22 +203,6 @@ def _accumulated(
     cut = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), rows)
     gradient, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut)
     return gradient, jax.tree.map(lambda a: jnp.sum(a, 0), metrics)
-
-
-def named(terms: Terms | Array, batch_size: int) -> dict[str, Array]:
-    """Return the per-example values by name; a bare scalar objective is named `objective`.
-
-    Raises:
-        InputError: an entry is not one number per example.
-    """
-    values = terms._asdict() if isinstance(terms, Terms) else {"objective": terms}
-    for name, value in values.items():
-        if jnp.shape(value) != (batch_size,):
-            raise InputError(
-                f"objective: expected Terms of scalars or one scalar for one example, got {name} "
-                f"of shape {jnp.shape(value)[1:]}; sum over the event axes"
-            )
-    return values
 
 
 def split(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
