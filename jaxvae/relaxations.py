@@ -27,7 +27,7 @@ from jaxvae.distributions import (
 from jaxvae.sampling import (
     Problem,
     Samples,
-    log_likelihood,
+    log_p_x_given_z,
     over_samples,
     require_latents,
 )
@@ -53,7 +53,7 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     z = jnp.asarray(states(q), _dtype(q))
 
     def one(z: Array) -> tuple[Array, ...]:
-        return z, log_likelihood(problem.model, problem.x, z), log_prob(p, z), log_prob(q, z)
+        return z, log_p_x_given_z(problem.model, problem.x, z), log_prob(p, z), log_prob(q, z)
 
     values = over_samples(jax.vmap(one), z, problem.chunk_size)
     s = Samples(q, p, *values, weight=jnp.exp(values[-1]))
@@ -80,7 +80,7 @@ def _enumerate_classes(
         z = loc + scale * jax.random.normal(key, noise_shape)
         log_q = log_q_y + log_prob(dist.Normal(loc, scale).to_event(1), z)
         latent = jnp.concatenate([one_hot, z])
-        return latent, log_likelihood(model, x, latent), log_prob(p, latent), log_q
+        return latent, log_p_x_given_z(model, x, latent), log_prob(p, latent), log_q
 
     log_q_y = jax.nn.log_softmax(jnp.asarray(q.logits))
     of_class = jnp.arange(classes), jnp.eye(classes), log_q_y, q.loc, q.scale
@@ -139,7 +139,7 @@ def _relaxed(
         return relaxed_sample(q, jax.random.fold_in(problem.key, k), temperature)
 
     def densities(z: Array) -> tuple[Array, ...]:
-        return z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)
+        return z, log_p_x_given_z(model, x, z), log_prob(p, z), log_prob(q, z)
 
     def hard(k: Array) -> tuple[Array, ...]:
         return densities(pair(k)[0])
@@ -194,7 +194,7 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
         return tuple(
             jnp.stack(column)
             for column in zip(
-                *[(z, log_likelihood(model, x, z), log_prob(p, z), log_prob(q, z)) for z in pair],
+                *[(z, log_p_x_given_z(model, x, z), log_prob(p, z), log_prob(q, z)) for z in pair],
                 strict=True,
             )
         )

@@ -119,7 +119,7 @@ class Problem(NamedTuple):
 
         def densities(z: Array, log_q: Array | None) -> tuple[Array, ...]:
             log_q = log_prob(scored, z) if log_q is None else log_q
-            return log_likelihood(decoder, self.x, z), log_prob(p, z), log_q
+            return log_p_x_given_z(decoder, self.x, z), log_prob(p, z), log_q
 
         def some(rows: tuple[Array, Array | None, Array | None]) -> tuple[Array, ...]:
             ks, scales, z = rows
@@ -226,7 +226,7 @@ def _scale_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return z, jax.vmap(jnp.multiply)(scale, tangent)
 
 
-def log_likelihood(model: Model, x: Float[AnyArray, "*event"], z: Num[Array, "*latent"]) -> Array:
+def log_p_x_given_z(model: Model, x: Float[AnyArray, "*event"], z: Num[Array, "*latent"]) -> Array:
     """`log p(x|z)` of one example under one latent, nats, with the shapes checked.
 
     Raises:

@@ -115,9 +115,9 @@ def check_log_likelihood(function):
 
 
 def test_log_likelihood_of_one_latent():
-    check_log_likelihood(sampling.log_likelihood)
+    check_log_likelihood(sampling.log_p_x_given_z)
     with pytest.raises(AssertionError):
-        check_log_likelihood(lambda model, x, z: sampling.log_likelihood(model, x, z) / x.size)
+        check_log_likelihood(lambda model, x, z: sampling.log_p_x_given_z(model, x, z) / x.size)
 
 
 def check_mean(mean):

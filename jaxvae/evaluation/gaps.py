@@ -24,7 +24,7 @@ from jaxvae.inference.fit_posterior import (
     optimise,
     require_options,
 )
-from jaxvae.sampling import log_likelihood, over_samples
+from jaxvae.sampling import log_p_x_given_z, over_samples
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 LogEvidence: TypeAlias = Literal["iwae", "exact"] | Float[np.ndarray, "N"]
@@ -248,7 +248,7 @@ def _mixture_evidence(
         z, own = sample_with_log_prob(qs[i], jax.random.fold_in(key, k))
         log_q = jnp.stack([own if j == i else log_prob(q, z) for j, q in enumerate(qs)])
         mixture = jax.nn.logsumexp(log_q) - jnp.log(float(len(qs)))
-        return log_likelihood(model, x, z) + log_prob(p, z) - mixture
+        return log_p_x_given_z(model, x, z) + log_prob(p, z) - mixture
 
     def some(ks: Array) -> Array:
         return jax.vmap(lambda k: jnp.stack([log_w(i, k) for i in range(len(qs))]))(ks)

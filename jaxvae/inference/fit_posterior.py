@@ -26,7 +26,7 @@ from jaxvae.inference.families import (
     require_real_latent,
     slowed,
 )
-from jaxvae.sampling import log_likelihood, over_samples, require_latents
+from jaxvae.sampling import log_p_x_given_z, over_samples, require_latents
 from jaxvae.types import Batch, Model, PRNGKey
 
 Start: TypeAlias = Literal["encoder", "prior"]
@@ -256,7 +256,7 @@ def _loss(
         # log q depends on the parameters through z only, which omits the score term, a source of noise.
         # For a flow this would require its inverse.
         log_q = log_q if isinstance(family, Flowing) else log_prob(fixed, z)
-        return log_likelihood(model, x, z) + log_prob(p, z) - log_q
+        return log_p_x_given_z(model, x, z) + log_prob(p, z) - log_q
 
     return -jnp.mean(jax.vmap(log_w)(jnp.arange(num_samples)))
 
@@ -269,7 +269,7 @@ def log_weights(
 
     def log_w(k: Array) -> Array:
         z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))
-        return log_likelihood(model, x, z) + log_prob(p, z) - log_q
+        return log_p_x_given_z(model, x, z) + log_prob(p, z) - log_q
 
     return over_samples(jax.vmap(log_w), jnp.arange(num_samples), CHUNK_SIZE)
 

@@ -13,7 +13,7 @@ from numpyro.distributions import Distribution
 from jaxvae.distributions import OneHotCategorical, analytic_kl, describe, log_prob
 from jaxvae.inference.polynomials import degree
 from jaxvae.relaxations import states
-from jaxvae.sampling import log_likelihood, require_latents
+from jaxvae.sampling import log_p_x_given_z, require_latents
 from jaxvae.types import InputError, Model, Terms
 
 
@@ -67,7 +67,7 @@ def free_energy(model: Model, q: Distribution, x: Float[Array, "*event"]) -> Ter
 
 def _expected_log_likelihood(model: Model, q: Distribution, x: Array) -> Float[Array, ""]:
     def log_p(z: Array) -> Array:
-        return log_likelihood(model, x, z)
+        return log_p_x_given_z(model, x, z)
 
     if not q.is_discrete and degree(log_p, q.event_shape) > 3:
         raise InputError(

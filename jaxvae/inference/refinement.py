@@ -12,7 +12,7 @@ from jaxvae import objectives
 from jaxvae.checks import require_choice, require_key, require_number, require_positive
 from jaxvae.distributions import describe, log_prob
 from jaxvae.inference.families import Diagonal, family_of, require_real_latent
-from jaxvae.sampling import log_likelihood, require_latents
+from jaxvae.sampling import log_p_x_given_z, require_latents
 from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 Metric: TypeAlias = Literal["euclidean", "natural"]
@@ -51,7 +51,7 @@ def diagonal_elbo(
 
     def log_joint(e: Array) -> Array:
         z = q.mean + jnp.exp(q.log_scale) * e
-        return log_likelihood(model, x, z) + log_prob(p, z)
+        return log_p_x_given_z(model, x, z) + log_prob(p, z)
 
     entropy = jnp.sum(q.log_scale) + 0.5 * q.mean.size * (1 + jnp.log(2 * jnp.pi))
     return jnp.mean(jax.vmap(log_joint)(noise)) + entropy
