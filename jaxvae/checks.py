@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.types import InputError, PRNGKey
+from jaxvae.types import InputError
 
 
-def require_key(key: PRNGKey, name: str = "key") -> None:
+def require_key(key: Any, name: str = "key") -> None:
     """Refuse anything but one typed key.
 
     Raises:

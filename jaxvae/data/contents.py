@@ -32,7 +32,7 @@ class Form:
     scale: float
     dtype: np.dtype
     high: float
-    bounds: tuple[float, float]
+    bounds: tuple[float | np.number, float | np.number]
 
     def keep(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Convert rows from the form of the source to the stored form."""

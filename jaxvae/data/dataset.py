@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,13 +211,13 @@ class Dataset:
         )
 
 
-def observed(arrays: Arrays) -> np.ndarray:
+def observed(arrays: Arrays) -> Any:
     """Return the observed stored values of a split: all of `x` [N, *event], or a vector if there is a mask.
 
     For a split on disk it returns the column `x`, whose smallest and largest values are known.
     """
     if isinstance(arrays, OnDisk):
-        return cast(np.ndarray, arrays["x"])
+        return arrays["x"]
     return arrays["x"][arrays["mask"] == 1] if "mask" in arrays else arrays["x"]
 
 

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
+from typing import SupportsIndex
 
 import numpy as np
 from numpyro.distributions import constraints
@@ -34,7 +35,7 @@ def load(
     binarize: str = "none",
     key: PRNGKey | None = None,
     dequantize: bool = False,
-    valid_size: int | None = None,
+    valid_size: SupportsIndex | None = None,
     sequence_identity: float | None = SEQUENCE_IDENTITY,
     drop_empty: bool = False,
     cache: bool = True,
@@ -221,7 +222,7 @@ def _read_path(path: Path) -> Raw:
     )
 
 
-def _whole(valid_size: int | None) -> int | None:
+def _whole(valid_size: SupportsIndex | None) -> int | None:
     if valid_size is None:
         return None
     try:

@@ -98,14 +98,16 @@ class NpyFile:
 class Bounds(NamedTuple):
     """A lower and an upper limit of values."""
 
-    low: float
-    high: float
+    low: float | np.number
+    high: float | np.number
 
 
 class Column:
     """One field of a split on disk: its shape, dtype and bounds are known, its values are read on access."""
 
-    def __init__(self, split: "OnDisk", name: str, row: np.ndarray, bounds: Bounds | None):
+    def __init__(
+        self, split: "OnDisk", name: str, row: np.ndarray | np.generic, bounds: Bounds | None
+    ):
         self._split, self._name, self._bounds = split, name, bounds
         self.shape, self.dtype, self.ndim = (split.size, *row.shape), row.dtype, 1 + row.ndim
 

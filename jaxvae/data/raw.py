@@ -37,7 +37,7 @@ class Raw:
     name: str
     where: str
     origin: str
-    splits: Mapping[str, Arrays]
+    splits: Mapping[str, Any]
     full_scale: float | None = None
     held_out: int | None = None
     num_classes: int | None = None

@@ -91,7 +91,7 @@ class Source:
 
         return OnDisk(self._raw.where, left.size, read, bounds, tuple(paths))
 
-    def _bounds(self) -> tuple[float, float]:
+    def _bounds(self) -> tuple[float | np.number, float | np.number]:
         if self._of_records and self._form.support == "unit_interval":
             return 0, self._form.scale
         return self._form.bounds

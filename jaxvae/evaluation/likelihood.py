@@ -17,7 +17,7 @@ from jaxvae.distributions import (
 from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
 from jaxvae.sampling import log_p_x_given_z, require_latents
-from jaxvae.types import AnyModel, Batch, Model, Objective, PRNGKey, Terms
+from jaxvae.types import AnyModel, Batch, Model, Objective, PRNGKey
 
 UNKNOWN = -jnp.inf
 """The value that represents an unknown error or k-hat on the device; it becomes NaN in the result."""
@@ -167,7 +167,7 @@ def terms(
     *,
     objective: Objective = objectives.elbo,
     batch_size: int = 500,
-) -> Terms:
+) -> Any:
     """Return the terms of an objective for every example, as NumPy arrays [N], nats.
 
     Row i draws from `fold_in(key, i)`: the result does not depend on the batch size.

@@ -17,7 +17,7 @@ from jaxvae.keys import fold_each
 from jaxvae.types import Batch, InputError, PRNGKey, Values
 
 
-def key_of_draws(key: PRNGKey | None, why: str) -> PRNGKey:
+def key_of_draws(key: Any, why: str) -> PRNGKey:
     """Return the key of a function that has to draw.
 
     Raises:

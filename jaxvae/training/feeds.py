@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
 from jaxvae.checks import require_positive
 from jaxvae.keys import OfRun, example_keys, stream_key
@@ -176,7 +176,7 @@ class Epochs:
         left = (step // window_steps + 2) * window_steps - step
         return left // self._block_steps * self._block_steps
 
-    def orders(self, key: PRNGKey, step: int) -> tuple[Array, Array]:
+    def orders(self, key: Key[Array, "*runs"], step: int) -> tuple[Array, Array]:
         """Return the orders of the window that contains `step`, and of the next window.
 
         Args:
@@ -212,7 +212,7 @@ def make_orders(
     """
 
     @partial(jax.jit, static_argnums=2, **options)
-    def draw(key: PRNGKey, first: Int[Array, ""], window: int) -> Int[Array, "W N"]:
+    def draw(key: Key[Array, "*runs"], first: Int[Array, ""], window: int) -> Int[Array, "..."]:
         def of_run(key: PRNGKey, first: Int[Array, ""]) -> Int[Array, "W N"]:
             epochs = first + jnp.arange(window)
             return jax.vmap(epoch_order, in_axes=(None, 0, None))(key, epochs, size)

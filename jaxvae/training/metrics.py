@@ -24,7 +24,7 @@ class Metrics(Mapping[str, Any]):
     2.0
     """
 
-    def __init__(self, sums: dict[str, Array], count: Float[Array, ""]):
+    def __init__(self, sums: dict[str, Array], count: Float[Array, "*runs"]):
         self.sums, self.count = sums, count
 
     @classmethod

@@ -52,7 +52,13 @@ def test_products_have_the_dtypes_of_the_program(traced, name):
 
 def test_evaluation_follows_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(workloads, "evaluation_job", lambda model, *_: seen.append(model))
+    evaluation_job = workloads.evaluation_job
+
+    def seeing(model, *rest):
+        seen.append(model)
+        return evaluation_job(model, 2, *rest[1:])
+
+    monkeypatch.setattr(workloads, "evaluation_job", seeing)
     WORKLOADS["evaluation"].prepare(2, draw_rows(4), "bfloat16")
     assert {layer.precision for layer in seen[0].decoder.layers} == {"bfloat16"}
 
