@@ -88,11 +88,10 @@ def require_number(
     >>> require_number("momentum", 1.0, at_least=0, below=1)
     Traceback (most recent call last):
     ...
-    jaxvae.types.InputError: momentum: expected a finite number of at least 0 and below 1, got 1.0
+    jaxvae.types.InputError: momentum: expected a finite number in [0, 1), got 1.0
     """
-    limits = {"above": above, "of at least": at_least, "below": below, "of at most": at_most}
-    range_ = " and ".join(f"{words} {x:g}" for words, x in limits.items() if x is not None)
-    expected = f"{name}: expected {' '.join(filter(None, ['a finite number', range_]))}{or_else}"
+    range_ = _range(above, at_least, below, at_most)
+    expected = f"{name}: expected a finite number{range_}{or_else}"
     if not hasattr(value, "dtype") and (
         isinstance(value, bool) or not isinstance(value, int | float)
     ):
@@ -115,6 +114,21 @@ def require_number(
     )
     if not (allowed and np.isfinite(number)):
         raise InputError(f"{expected}, got {value!r}")
+
+
+def _range(
+    above: float | None, at_least: float | None, below: float | None, at_most: float | None
+) -> str:
+    """Return the limits in words, or as an interval if there are two."""
+    lower = above if above is not None else at_least
+    upper = below if below is not None else at_most
+    if lower is None and upper is None:
+        return ""
+    if upper is None:
+        return f" above {lower:g}" if above is not None else f" of at least {lower:g}"
+    if lower is None:
+        return f" below {upper:g}" if below is not None else f" of at most {upper:g}"
+    return f" in {'(' if above is not None else '['}{lower:g}, {upper:g}{')' if below is not None else ']'}"
 
 
 def require_weight(**values: Any) -> None:

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Real
+from jaxtyping import Array, Float, Integer, Key, Real
 from numpyro.distributions import Distribution
 
 AnyArray: TypeAlias = Array | np.ndarray
 """An array of JAX or of NumPy, where either will do."""
 
-Label: TypeAlias = int | np.integer | Int[AnyArray, ""]
+Label: TypeAlias = int | np.integer | Integer[AnyArray, ""]
 """One class, which may be traced."""
 
 Values: TypeAlias = ArrayLike | Sequence[Any]

@@ -7,6 +7,7 @@ import pytest
 
 import jaxvae as jv
 from jaxvae import batching
+from jaxvae import keys as keys_of
 from tests.support import oracles
 from tests.support.refusals import refused
 
@@ -36,7 +37,7 @@ def test_check_of_map_rejects_a_dropped_remainder_and_keys_of_the_batch():
         return batching.map_examples(function, key, xs[:size], batch_size=batch_size)
 
     def one_key_a_batch(function, key, xs, *, batch_size):
-        keys = batching.fold_each(key, jnp.arange(len(xs)) // batch_size)
+        keys = keys_of.fold_each(key, jnp.arange(len(xs)) // batch_size)
         return jax.vmap(function)(keys, xs)
 
     for twin in (dropping, one_key_a_batch):
@@ -57,7 +58,7 @@ def test_map_examples_refuses_no_rows_and_bad_sizes():
 def test_over_batch_is_the_objective_of_each_example():
     model = oracles.linear_gaussian()
     xs = jnp.asarray(oracles.draw_x(model, 0, 4))
-    keys = batching.example_keys(jax.random.key(0), 0, jnp.arange(4))
+    keys = keys_of.example_keys(jax.random.key(0), 0, jnp.arange(4))
     terms = jax.jit(partial(batching.over_batch, jv.elbo, beta=2.0))(
         keys, model, batching.unpack(xs)
     )

@@ -17,6 +17,7 @@ import jaxvae as jv
 from jaxvae import coupled
 from jaxvae.coupled.terms import draw_each, elbo_of, latents
 from jaxvae.distributions import sample
+from jaxvae.keys import OfExample, stream_key
 from tests.support import oracles
 from tests.support.refusals import refused
 from tests.support.slow import slow_but
@@ -123,7 +124,7 @@ def test_wrong_options_are_refused():
     model, xs = linear()
     for words, objective in {
         ("alpha", "at most 1"): partial(INFO, alpha=1.5),
-        ("lambda_", "1 - alpha = 2"): partial(INFO, alpha=-1.0, lambda_=1.0),
+        ("lambda_", "2 = 1 - alpha"): partial(INFO, alpha=-1.0, lambda_=1.0),
         ("kernel", "imq"): partial(INFO, kernel="gauss"),
         ("bandwidth", "above 0"): partial(INFO, bandwidth=0.0),
         ("dataset_size", "5 examples", "batch of 6"): partial(TC, dataset_size=5),
@@ -551,7 +552,9 @@ def check_stationary(log_likelihood):
 
     def gradient(keys, model, xs):
         z = latents(draw_each(keys, model, xs))
-        g = jax.grad(lambda d: log_likelihood(jax.vmap(apart)(keys)[0], d, z))(best)
+        g = jax.grad(lambda d: log_likelihood(stream_key(keys[0], OfExample.PERMUTATIONS), d, z))(
+            best
+        )
         return jnp.concatenate([g.matrix[...].reshape(-1), g.constant[...][None]])
 
     assert_mean(replicate(gradient, model, draws=1000, batch=256), 0.0, what="gradient")
@@ -579,7 +582,7 @@ def factor_without_stops(keys, model, xs, *, gamma):
     terms, z = elbo_of(s, "analytic"), latents(s)
     ratio = jax.vmap(lambda z: model.discriminator(z).reshape(()))(z)
     training = coupled.discriminator_log_likelihood(
-        jax.vmap(apart)(keys)[0], model.discriminator, z
+        stream_key(keys[0], OfExample.PERMUTATIONS), model.discriminator, z
     )
     return terms._replace(objective=terms.bound - gamma * ratio + training)
 

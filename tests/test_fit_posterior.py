@@ -238,7 +238,7 @@ def test_masks_leave_values_out():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"family": "laplace"}, ("family", "diagonal, full, flow", "'laplace'")),
+        ({"family": "laplace"}, ("family", '"diagonal", "full", "flow"', "'laplace'")),
         ({"num_steps": 0}, ("num_steps", "0")),
         ({"num_samples": 0}, ("num_samples", "0")),
         ({"num_bound_samples": True}, ("num_bound_samples", "True")),

@@ -214,7 +214,8 @@ def parts_exchanged(log_q, log_p, **options):
 
 def product_of_averaged_latents(log_q, log_p, **options):
     parts = coupled.decompose(log_q, log_p, **options)
-    mean = coupled.decompose(jnp.mean(log_q, axis=2, keepdims=True), log_p, **options)
+    averaged = (jnp.mean(log_density, axis=-1, keepdims=True) for log_density in (log_q, log_p))
+    mean = coupled.decompose(*averaged, **options)
     return parts._replace(total_correlation=mean.total_correlation)
 
 

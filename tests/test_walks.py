@@ -189,7 +189,7 @@ def test_means_may_be_estimated():
 def test_bad_input():
     with refused("x_b", "5 examples", "got 2"):
         interpolate(MODEL, X_A, X_B[:2])
-    with refused("num", "2 points", "got 1"):
+    with refused("num", "at least 2", "got 1"):
         interpolate(MODEL, X_A, X_B, num=1)
     with refused("num", "2.5"):
         interpolate(MODEL, X_A, X_B, num=2.5)

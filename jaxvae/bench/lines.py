@@ -12,6 +12,7 @@ from jaxvae.bench.products import flop_of
 from jaxvae.bench.turns import in_turn
 from jaxvae.bench.workloads import LAYERS, WORKLOADS, Job, layers_job
 from jaxvae.networks import Precision
+from jaxvae.types import Values
 
 AXES = {
     "batch_size": (20, 40, 80, 160),
@@ -28,7 +29,7 @@ class Line(NamedTuple):
     r_squared: float
 
 
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
+def fit_line(x: Values, y: Values) -> Line:
     """Fit the least-squares line through points, with the share of the variance that it explains.
 
     >>> fit_line([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])

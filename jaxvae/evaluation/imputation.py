@@ -117,7 +117,8 @@ def _impute(
     q, p, decode = model.posterior(x), model.prior(), model.model.likelihood
     require_latents(q, p)
     draws = jnp.arange(num_draws)
-    choices, values = (stream_key(key, s) for s in (OfImputation.LATENT, OfImputation.VALUES))
+    choices = stream_key(key, OfImputation.LATENT)
+    values = stream_key(key, OfImputation.VALUES)
 
     def one(k: Array) -> tuple[Array, ...]:
         z, log_q = sample_with_log_prob(q, jax.random.fold_in(key, k))

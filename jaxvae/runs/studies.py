@@ -18,7 +18,7 @@ from jaxvae.evaluation import mean_and_error
 from jaxvae.evaluation.streams import weights_of
 from jaxvae.runs.config import Parts
 from jaxvae.runs.evaluate import moment_samples, observed
-from jaxvae.types import Conditional, InputError, Model, PRNGKey
+from jaxvae.types import Batch, Conditional, InputError, Model, PRNGKey
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -325,7 +325,7 @@ def _imputation(subject: Subject, on_progress: Progress | None) -> Record:
     return record | {f"mean_square_{name}": value for name, value in squares.items()}
 
 
-def _column_mean(rows: Mapping[str, Array], values: ArrayLike) -> Float[np.ndarray, "*event"]:
+def _column_mean(rows: Batch, values: ArrayLike) -> Float[np.ndarray, "*event"]:
     """Compute the weighted mean of values [N, *event] over the rows that observe them; 0 where no row does."""
     values, mask = np.asarray(values, np.float64), unpack(rows).mask
     held = np.ones_like(values) if mask is None else np.asarray(mask, np.float64)

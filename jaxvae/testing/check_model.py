@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
+from jaxtyping import PyTree
 
 from jaxvae.batching import Examples, unpack
 from jaxvae.checks import require_number, require_positive
@@ -11,7 +12,7 @@ from jaxvae.testing.model_case import TESTS, BrokenError, Case
 from jaxvae.testing.model_laws import FIRST, LAWS
 from jaxvae.testing.normaliser import UnknownError
 from jaxvae.testing.statistics import FALSE_ALARM
-from jaxvae.types import Batch, Conditional, InputError, Model
+from jaxvae.types import Batch, InputError
 
 Outcome: TypeAlias = Literal["passed", "FAILED", "not checked"]
 
@@ -59,7 +60,7 @@ class ModelVerdict(NamedTuple):
 
 
 def check_model(
-    model: Model | Conditional,
+    model: PyTree,
     xs: Batch,
     *,
     seed: int = 0,

@@ -114,7 +114,7 @@ def test_static_bits_depend_on_key_split_and_row_only(numbered):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"binarize": "stochastic"}, ("binarize", "'none', 'dynamic', 'static', 'threshold'")),
+        ({"binarize": "stochastic"}, ("binarize", '"none", "dynamic", "static", "threshold"')),
         ({"binarize": None}, ("binarize", "got None")),
         ({"binarize": "static"}, ("key", "jax.random.key")),
         ({"binarize": "static", "key": 0}, ("key", "int")),

@@ -169,7 +169,7 @@ def test_the_command_prints_writes_and_reports(run, capsys):
 
 
 def test_what_a_study_cannot_use_is_refused(loaded):
-    with refused("study", "ais, gaps", "'other'"):
+    with refused("study", '"ais", "gaps"', "'other'"):
         study("other", *loaded)
     with refused("study_samples", "at least 1", "0"):
         study("gaps", *loaded, settings=Settings(study_samples=0))
