@@ -602,7 +602,7 @@ def check_apart(objective):
     def of_discriminator(discriminator):
         z = latents(draw_each(keys(2, 8), model, xs))
         return coupled.discriminator_log_likelihood(
-            jax.vmap(apart)(keys(2, 8))[0], discriminator, z
+            stream_key(keys(2, 8)[0], OfExample.PERMUTATIONS), discriminator, z
         )
 
     parts = {"vae": of_vae, "discriminator": of_discriminator}

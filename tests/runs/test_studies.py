@@ -173,7 +173,7 @@ def test_what_a_study_cannot_use_is_refused(loaded):
         study("other", *loaded)
     with refused("study_samples", "at least 1", "0"):
         study("gaps", *loaded, settings=Settings(study_samples=0))
-    with refused("missing", "between 0 and 1", "1.5"):
+    with refused("missing", "(0, 1)", "1.5"):
         study("imputation", *loaded, settings=Settings(missing=1.5))
     with refused("probes", "train", "--split test"):
         study("probes", *loaded, split="train")
