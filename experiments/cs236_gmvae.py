@@ -38,7 +38,7 @@ import optax
 import jaxvae as jv
 from jaxvae.batching import map_examples
 from jaxvae.evaluation import mean_and_error
-from jaxvae.sampling import problem
+from jaxvae.log_weights import problem
 
 NETWORKS = {
     "latent_dim": 10,

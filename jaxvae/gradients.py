@@ -1,13 +1,14 @@
 """Gradient estimators: each is a function `Problem -> (samples, surrogate)`.
 
-The value of an objective is that of the bound on the samples; the estimator only bends the gradient,
-which is the gradient of its scalar `surrogate`. A user's own estimator is such a function, passed as
+The value of an objective is that of the bound on the samples. An estimator changes the gradient alone,
+which is that of its scalar `surrogate`. A user's own estimator is such a function, passed as
 `gradient=my_estimator`. Below, `v_k = d bound / d log_w[k]`; for IWAE, `v = softmax(log_w)`.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +22,16 @@ from numpyro.distributions import (
 )
 
 from jaxvae import bounds
+from jaxvae.checks import require_choice
 from jaxvae.distributions import can_score, describe
 from jaxvae.distributions.support import is_all_reals
+from jaxvae.log_weights import Bound, Problem, Samples
 from jaxvae.relaxations import (
     disarm,
     enumerate_latents,
     gumbel_softmax,
     straight_through,
 )
-from jaxvae.sampling import Bound, Problem, Samples
 from jaxvae.types import InputError, Scalar
 
 Estimator: TypeAlias = Callable[[Problem], tuple[Samples, Float[Array, ""]]]
@@ -141,12 +143,12 @@ def score(
 
 
 def _own(problem: Problem, s: Samples, value: Float[Array, ""]) -> Float[Array, "K"]:
-    """What each sample is to be credited with: the value, or, of a mean over samples, its own term of it.
+    """Return the reward of each sample: the value, or, where the value is a mean over samples, its own term.
 
-    The other terms of a mean have no expectation against `d log q(z_k|x)`, but a variance.
+    The other terms of a mean add nothing to the expectation against `d log q(z_k|x)`, but add variance.
     """
     if problem.bound is bounds.elbo:
-        return problem.log_w(s) - problem.beta * problem.exact(s)
+        return problem.log_w(s) - problem.beta * problem.rate.closed(s.q, s.p)
     return jnp.broadcast_to(value, s.log_q_z_x.shape)
 
 
@@ -160,15 +162,20 @@ def vimco(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     """The score-function gradient of an importance-weighted bound, with leave-one-out baselines.
 
     Raises:
-        InputError: there is one sample only.
+        InputError: there is one sample only, or the bound is the ELBO.
 
     Source: Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives".
     """
+    if problem.bound is bounds.elbo:
+        raise InputError(
+            'gradient: "vimco" does not apply to the ELBO, for which it is "score" with '
+            'baseline="leave_one_out"'
+        )
     return score(problem, baseline="leave_one_out")
 
 
 def _without_one(problem: Problem, log_w: Float[Array, "K"], name: str) -> Float[Array, "K"]:
-    """How much the bound owes to each sample: `bound(log_w) - bound(log_w without k)`."""
+    """Return the contribution of each sample to the bound, `bound(log_w) - bound(log_w without k)`."""
     count = log_w.size
     if name != "leave_one_out":
         raise InputError(f'baseline: expected a number or "leave_one_out", got {name!r}')
@@ -194,8 +201,13 @@ def rws(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     In p: `sum_k v_k d log p(x, z_k)`; in q: `sum_k v_k d log q(z_k|x)`, `v = softmax(log_w)`. The
     update of q is not the gradient of the bound, and is biased by self-normalisation.
 
+    Raises:
+        InputError: the bound is another one.
+
     Source: Bornschein and Bengio (2015), "Reweighted wake-sleep".
     """
+    if problem.bound is not bounds.iwae:
+        raise InputError('gradient: "rws" belongs to the importance-weighted bound; use jv.iwae')
     s = problem.draw(path="stopped")
     v = jax.nn.softmax(stop_gradient(problem.log_w(s)))
     return s, _weighted_sum(v, s.log_p_x_z + s.log_p_z + s.log_q_z_x)
@@ -214,14 +226,14 @@ def separate(problem: Problem, *, encoder_bound: Bound) -> tuple[Samples, Float[
 
 
 def bend(value: Float[Array, ""], surrogate: Float[Array, ""]) -> Float[Array, ""]:
-    """The value of the one with the gradient of the other."""
+    """Return a number with the value of the first and the gradient of the second."""
     return stop_gradient(value) + (surrogate - stop_gradient(surrogate))
 
 
 def _require_sampled_score(problem: Problem, name: str) -> None:
-    if problem.kl != "monte_carlo":
+    if problem.rate.kl != "monte_carlo":
         raise InputError(
-            f'gradient: "{name}" changes how log q(z|x) is differentiated, which kl="{problem.kl}" '
+            f'gradient: "{name}" changes how log q(z|x) is differentiated, which kl="{problem.rate.kl}" '
             'does not sample; use kl="monte_carlo"'
         )
     q = problem.model.posterior(problem.x)
@@ -238,7 +250,7 @@ def _require_sampled_score(problem: Problem, name: str) -> None:
 
 
 def moves(distribution: Distribution) -> bool:
-    """Whether a support has bounds that are arrays, so that they may be parameters.
+    """Return whether the bounds of a support are arrays, which may be parameters.
 
     >>> import numpyro.distributions as dist
     >>> moves(dist.Uniform(jnp.zeros(2), jnp.ones(2))), moves(dist.Beta(2.0, 2.0))
@@ -255,62 +267,40 @@ def moves(distribution: Distribution) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(distribution.support))
 
 
-class Entry(NamedTuple):
-    """An estimator and where it applies."""
-
-    estimator: Callable[..., tuple[Samples, Float[Array, ""]]]
-    families: frozenset[str]
-    option: str | None = None
-    why: str = ""
-
-
-BOTH = frozenset({"elbo", "importance"})
-ONLY_ELBO, ONLY_IMPORTANCE = frozenset({"elbo"}), frozenset({"importance"})
-LINEAR = "it is unbiased for a bound that is linear in log_w, the ELBO, alone"
-
-ESTIMATORS: dict[str, Entry] = {
-    "pathwise": Entry(pathwise, BOTH),
-    "stl": Entry(stl, BOTH),
-    "dreg": Entry(dreg, BOTH),
-    "score": Entry(score, BOTH, "baseline"),
-    "vimco": Entry(vimco, ONLY_IMPORTANCE, None, 'for the ELBO it is "score" with leave_one_out'),
-    "rws": Entry(
-        rws, ONLY_IMPORTANCE, None, "its weights are those of the importance-weighted bound"
-    ),
-    "enumerate": Entry(enumerate_latents, ONLY_ELBO, None, LINEAR),
-    "gumbel_softmax": Entry(
-        gumbel_softmax, ONLY_ELBO, "temperature", "log q of a relaxed z is not defined"
-    ),
-    "straight_through": Entry(
-        straight_through, ONLY_ELBO, "temperature", "log q of a relaxed z is not defined"
-    ),
-    "disarm": Entry(disarm, ONLY_ELBO, None, LINEAR),
+ESTIMATORS: dict[str, Callable[..., tuple[Samples, Float[Array, ""]]]] = {
+    "pathwise": pathwise,
+    "stl": stl,
+    "dreg": dreg,
+    "score": score,
+    "vimco": vimco,
+    "rws": rws,
+    "enumerate": enumerate_latents,
+    "gumbel_softmax": gumbel_softmax,
+    "straight_through": straight_through,
+    "disarm": disarm,
 }
-"""Every estimator by name, the families of bounds that it is for, its option, and why not others."""
+"""Every estimator by its name; each refuses the problems that it is not for."""
 
 
-def choose(gradient: str | Estimator, family: str, **options: Any) -> Estimator:
-    """The estimator of a name, or the user's own, with its options bound.
+def choose(gradient: str | Estimator, **options: Any) -> Estimator:
+    """Return the estimator of a name, or the user's own, with its options bound.
+
+    Args:
+        gradient: a name in `ESTIMATORS`, or a function `Problem -> (samples, surrogate)`.
+        options: those of estimators, such as `baseline`; None for one that is not given.
 
     Raises:
-        InputError: the name is not known, does not fit the bound, or an option has no effect.
+        InputError: the name is not known, or an option has no effect.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if callable(gradient):
         if given:
-            raise InputError(
-                f"{next(iter(given))}: has no effect on your own estimator; bind it there"
-            )
+            raise InputError(f"{min(given)}: has no effect on your own estimator; bind it there")
         return gradient
-    if gradient not in ESTIMATORS:
-        raise InputError(
-            f"gradient: expected one of {', '.join(ESTIMATORS)}, or a function "
-            f"Problem -> (samples, surrogate), got {gradient!r}"
-        )
-    entry = ESTIMATORS[gradient]
-    if family not in entry.families:
-        raise InputError(f'gradient: "{gradient}" does not apply to this bound: {entry.why}')
+    function = ", or a function Problem -> (samples, surrogate)"
+    require_choice("gradient", gradient, ESTIMATORS, or_else=function)
+    estimator = ESTIMATORS[gradient]
     for name in given:
-        if name != entry.option:
+        if name not in inspect.signature(estimator).parameters:
             raise InputError(f'{name}: has no effect with gradient="{gradient}"; leave it out')
-    return partial(entry.estimator, **given) if given else entry.estimator
+    return partial(estimator, **given) if given else estimator

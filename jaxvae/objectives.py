@@ -1,4 +1,8 @@
-"""Objectives of one example: `(key, model, x) -> Terms`. Batch, mean and minus sign live elsewhere."""
+"""Objectives of one example, `(key, model, x) -> Terms`: the ELBO and the importance-weighted bounds.
+
+`log_weights.RATES` says what of the rate is sampled, `bounds` has the functions of the log-weights, `gradients` the
+estimators. Batches, means and the minus sign are in `training`.
+"""
 
 from functools import partial
 from typing import get_args
@@ -8,9 +12,9 @@ from jaxtyping import Array, Float
 
 from jaxvae import bounds
 from jaxvae.checks import is_known, require_choice, require_positive, require_weight
-from jaxvae.distributions import analytic_entropy, analytic_kl
+from jaxvae.distributions import analytic_kl
 from jaxvae.gradients import Baseline, Estimator, bend, choose, separate
-from jaxvae.sampling import KL, Bound, Penalty, Problem, Samples, kl_each, problem
+from jaxvae.log_weights import KL, RATES, Bound, Problem, Rate, kl_each, problem
 from jaxvae.types import AnyArray, InputError, Model, PRNGKey, Scalar, Terms
 
 
@@ -83,15 +87,11 @@ def elbo(
         x,
         num_samples=num_samples,
         bound=bounds.elbo,
-        kl=kl,
+        rate=_weighted_rate(kl, free_bits, capacity),
         beta=beta,
-        penalty=_penalty(kl, free_bits, capacity),
         chunk_size=chunk_size,
     )
-    estimator = choose(gradient, "elbo", baseline=baseline, temperature=temperature)
-    s, surrogate = estimator(task)
-    distortion, rate = -s.mean(s.log_p_x_z), _rate(kl, s)
-    return Terms(bend(task.value(s), surrogate), -(distortion + rate), distortion, rate)
+    return _terms(task, choose(gradient, baseline=baseline, temperature=temperature))
 
 
 def iwae(
@@ -127,16 +127,9 @@ def iwae(
 
     Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
-    return importance_weighted(
-        key,
-        model,
-        x,
-        bound=bounds.iwae,
-        num_samples=num_samples,
-        gradient=gradient,
-        baseline=baseline,
-        chunk_size=chunk_size,
-    )
+    options = {"num_samples": num_samples, "chunk_size": chunk_size}
+    task = problem(key, model, x, bound=bounds.iwae, **options)
+    return _terms(task, choose(gradient, baseline=baseline))
 
 
 def importance_weighted(
@@ -172,10 +165,9 @@ def importance_weighted(
     Raises:
         InputError: a shape, option or key is not usable, or options do not go together.
     """
-    if gradient == "rws" and bound is not bounds.iwae:
-        raise InputError('gradient: "rws" belongs to the importance-weighted bound; use jv.iwae')
-    task = problem(key, model, x, num_samples=num_samples, bound=bound, chunk_size=chunk_size)
-    return _weighted(task, choose(gradient, "importance", baseline=baseline))
+    options = {"num_samples": num_samples, "chunk_size": chunk_size}
+    task = problem(key, model, x, bound=bound, **options)
+    return _terms(task, choose(gradient, baseline=baseline))
 
 
 def multiply_iwae(
@@ -237,34 +229,32 @@ def _multiply(log_w: Float[Array, "MK"], *, num_outer: int) -> Float[Array, ""]:
     return bounds.multiply_iwae(log_w.reshape(num_outer, -1))
 
 
-def _weighted(task: Problem, estimator: Estimator) -> Terms:
+def _terms(task: Problem, estimator: Estimator) -> Terms:
+    """Return the terms of a problem: `objective = value`, with the gradient of the estimator.
+
+    The reported bound is `-(distortion + rate)` for the ELBO and `min(value, iwae(log_w))` otherwise.
+    """
     s, surrogate = estimator(task)
     value = task.value(s)
-    distortion, rate = -s.mean(s.log_p_x_z), s.mean(s.log_q_z_x - s.log_p_z)
-    honest = jnp.minimum(value, bounds.iwae(s.log_w))
-    return Terms(bend(value, surrogate), honest, distortion, rate)
+    distortion, rate = -s.mean(s.log_p_x_z), RATES[task.rate.kl](s)
+    is_elbo = task.bound is bounds.elbo
+    bound = -(distortion + rate) if is_elbo else jnp.minimum(value, bounds.iwae(s.log_w))
+    return Terms(bend(value, surrogate), bound, distortion, rate)
 
 
-def _rate(kl: KL, s: Samples) -> Float[Array, ""]:
-    if kl == "analytic":
-        return analytic_kl(s.q, s.p)
-    if kl == "entropy":
-        return -analytic_entropy(s.q) - s.mean(s.log_p_z)
-    return s.mean(s.log_q_z_x - s.log_p_z)
-
-
-def _penalty(kl: KL, free_bits: Scalar, capacity: Scalar | None) -> Penalty:
-    """What beta weighs: the rate, the rate beyond the free bits, or its distance from a capacity."""
+def _weighted_rate(kl: KL, free_bits: Scalar, capacity: Scalar | None) -> Rate:
+    """Return what beta weighs: the rate, the rate beyond the free bits, or its distance from a capacity."""
+    rate = RATES[kl]
     require_weight(free_bits=free_bits)
     no_free_bits = is_known(free_bits) and float(free_bits) == 0
     if no_free_bits and capacity is None:
-        return analytic_kl
+        return rate
     given = "capacity" if capacity is not None else "free_bits"
     if kl != "analytic":
         raise InputError(f'{given}: needs kl="analytic", the rate in closed form, got kl="{kl}"')
     if capacity is None:
-        return lambda q, p: jnp.sum(jnp.maximum(kl_each(q, p), free_bits))
+        return rate._replace(closed=lambda q, p: jnp.sum(jnp.maximum(kl_each(q, p), free_bits)))
     require_weight(capacity=capacity)
     if not no_free_bits:
         raise InputError("free_bits: has no effect beside capacity; leave one of them out")
-    return lambda q, p: jnp.abs(analytic_kl(q, p) - capacity)
+    return rate._replace(closed=lambda q, p: jnp.abs(analytic_kl(q, p) - capacity))

@@ -16,6 +16,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Independent
 
+from jaxvae import bounds
 from jaxvae.checks import require_number
 from jaxvae.distributions import (
     ClassConditional,
@@ -24,7 +25,7 @@ from jaxvae.distributions import (
     describe,
     log_prob,
 )
-from jaxvae.sampling import (
+from jaxvae.log_weights import (
     Problem,
     Samples,
     log_p_x_given_z,
@@ -34,6 +35,8 @@ from jaxvae.sampling import (
 from jaxvae.types import InputError, PRNGKey, Scalar
 
 MOST_STATES = 4096
+LINEAR = "it is unbiased for a bound that is linear in log_w, the ELBO, alone"
+UNDEFINED = "log q of a relaxed z is not defined"
 
 
 def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
@@ -46,6 +49,7 @@ def enumerate_latents(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     Raises:
         InputError: q is not discrete, or has more than 4,096 states.
     """
+    _require_elbo(problem, "enumerate", LINEAR)
     q, p = problem.model.posterior(problem.x), problem.model.prior()
     require_latents(q, p)
     if isinstance(q, ClassConditional):
@@ -102,6 +106,7 @@ def straight_through(
     stochastic neurons"; Jang, Gu and Poole (2017), "Categorical reparameterization with
     Gumbel-softmax", section 2.2.
     """
+    _require_elbo(problem, "straight_through", UNDEFINED)
     return _relaxed(problem, temperature, lambda hard, soft: hard + (soft - stop_gradient(soft)))
 
 
@@ -117,6 +122,7 @@ def gumbel_softmax(
     Source: Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax";
     Maddison, Mnih and Teh (2017), "The concrete distribution".
     """
+    _require_elbo(problem, "gumbel_softmax", UNDEFINED)
     return _relaxed(problem, temperature, lambda hard, soft: soft)
 
 
@@ -126,7 +132,7 @@ def _relaxed(
     passed: Callable[[Array, Array], Array],
 ) -> tuple[Samples, Float[Array, ""]]:
     require_number("temperature", temperature, above=0)
-    if problem.kl == "monte_carlo":
+    if problem.rate.kl == "monte_carlo":
         raise InputError(
             'kl: expected "analytic" or "entropy" under a relaxation, because log q(z|x) of a '
             'relaxed z is not defined for a discrete q, got "monte_carlo"'
@@ -151,6 +157,11 @@ def _relaxed(
     s = Samples(q, p, *over_samples(jax.vmap(hard), ks, problem.chunk_size))
     relaxed = Samples(q, p, *over_samples(jax.vmap(soft), ks, problem.chunk_size))
     return s, problem.value(relaxed)
+
+
+def _require_elbo(problem: Problem, name: str, why: str) -> None:
+    if problem.bound is not bounds.elbo:
+        raise InputError(f'gradient: "{name}" does not apply to this bound: {why}')
 
 
 def relaxed_sample(
@@ -182,6 +193,7 @@ def disarm(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
     Source: Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary
     latent variables"; the gradient in p is the mean of those at both vectors.
     """
+    _require_elbo(problem, "disarm", LINEAR)
     model, x = problem.model, problem.x
     q, p = model.posterior(x), model.prior()
     require_latents(q, p)

@@ -26,7 +26,7 @@ ORDER = [
     "distributions",
     "binding",
     "bounds",
-    "sampling",
+    "log_weights",
     "relaxations",
     "gradients",
     "objectives",

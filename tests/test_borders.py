@@ -15,8 +15,8 @@ from jaxvae import bounds, evaluation, inference
 from jaxvae.distributions import FloatBernoulli, OneHotCategorical, analytic_kl, log_prob
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.gradients import moves
+from jaxvae.log_weights import require_latents
 from jaxvae.rows import rows
-from jaxvae.sampling import require_latents
 from tests.support.refusals import refused
 from tests.support.slow import slow_but
 

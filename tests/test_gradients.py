@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae import bounds, gradients, sampling
+from jaxvae import bounds, gradients, log_weights
 from jaxvae.distributions import FloatBernoulli, OneHotCategorical
 from jaxvae.models.likelihoods import BernoulliLogits
 from jaxvae.relaxations import relaxed_sample
@@ -434,7 +434,7 @@ def test_free_bits_and_capacity():
     model = jv.models.vae(jax.random.key(0), (4,), latent_dim=3, hidden=(8,))
     key, x = jax.random.key(1), jnp.array([1.0, 0.0, 1.0, 1.0])
     plain = jv.elbo(key, model, x)
-    kl = sampling.kl_each(model.posterior(x), model.prior())
+    kl = log_weights.kl_each(model.posterior(x), model.prior())
     floor = float(jnp.median(kl))
     free = jv.elbo(key, model, x, free_bits=floor)
     np.testing.assert_allclose(

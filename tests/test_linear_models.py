@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn.decomposition import FastICA
 
 import jaxvae as jv
+from jaxvae.log_weights import kl_each
 from jaxvae.models.linear import full_precision
-from jaxvae.sampling import kl_each
 from jaxvae.testing import in_float64
 from jaxvae.testing.linear_gaussian import LinearGaussian, parameters
 from tests.support.linear import (

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae import sampling
+from jaxvae import log_weights
 from tests.support import oracles, twins
 from tests.support.refusals import refused
 from tests.support.statistics import assert_mean, assert_mean_exceeds
@@ -290,17 +290,17 @@ def check_prefix(draw):
 
 
 def test_samples_do_not_depend_on_how_many_are_drawn():
-    check_prefix(lambda key, model, x, num_samples: sampling.draw(key, model, x, num_samples).z)
+    check_prefix(lambda key, model, x, num_samples: log_weights.draw(key, model, x, num_samples).z)
 
 
 @pytest.mark.parametrize(
     "twin",
     [
         lambda key, model, x, num_samples: (
-            sampling.draw(jax.random.fold_in(key, num_samples), model, x, num_samples).z
+            log_weights.draw(jax.random.fold_in(key, num_samples), model, x, num_samples).z
         ),
         lambda key, model, x, num_samples: jnp.stack(
-            [sampling.draw(key, model, x, 1).z[0]] * num_samples
+            [log_weights.draw(key, model, x, 1).z[0]] * num_samples
         ),
     ],
     ids=["key of K", "repeated"],
@@ -313,7 +313,7 @@ def test_check_of_prefix_rejects(twin):
 def test_log_weights_are_the_densities_of_the_samples():
     model = oracles.linear_gaussian(0)
     x = jnp.asarray(example(model))
-    s = jax.jit(partial(sampling.draw, num_samples=4))(jax.random.key(0), model, x)
+    s = jax.jit(partial(log_weights.draw, num_samples=4))(jax.random.key(0), model, x)
     for k, z in enumerate(s.z):
         densities = model.likelihood(z).log_prob(x), model.prior().log_prob(z), s.q.log_prob(z)
         got = s.log_p_x_z[k], s.log_p_z[k], s.log_q_z_x[k]

@@ -17,7 +17,7 @@ import pytest
 from scipy import integrate, special, stats
 
 import jaxvae as jv
-from jaxvae import bounds, gradients, relaxations, sampling
+from jaxvae import bounds, gradients, log_weights, relaxations
 from tests.support import oracles
 from tests.support.statistics import assert_mean
 from tests.test_gradients import ALL_STATES, Bits, X
@@ -58,7 +58,7 @@ def found():
 
     @jax.jit
     def all_of_them(model):
-        z = sampling.draw(jax.random.key(2), model, x, K).z
+        z = log_weights.draw(jax.random.key(2), model, x, K).z
         return z, {name: one(model, objective) for name, objective in OBJECTIVES.items()}
 
     return oracles.parameters(model), np.float64(x), *all_of_them(model)
@@ -190,7 +190,7 @@ def check_enumeration(estimator):
     slope = (np.exp(log_q) * log_w) @ (z - special.expit(logits))
 
     def value(model):
-        task = sampling.problem(
+        task = log_weights.problem(
             jax.random.key(0), model, jnp.asarray(X), num_samples=1, bound=bounds.elbo
         )
         return estimator(task)[1]

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 from scipy import integrate, special, stats
 
 import jaxvae as jv
-from jaxvae import batching, bounds, sampling
+from jaxvae import batching, bounds, log_weights
 from jaxvae.binding import bind
 from jaxvae.keys import fold_each
 from tests.support import oracles
@@ -61,8 +61,8 @@ def drawn():
     """6,000 samples at once, and the same in chunks."""
     model, x = example()
     options = {"num_samples": 6000, "bound": bounds.elbo, "chunk_size": 2500}
-    whole = jax.jit(sampling.draw, static_argnums=3)(key(), model, x, 6000)
-    return whole, jax.jit(lambda m: sampling.problem(key(), m, x, **options).draw())(model)
+    whole = jax.jit(log_weights.draw, static_argnums=3)(key(), model, x, 6000)
+    return whole, jax.jit(lambda m: log_weights.problem(key(), m, x, **options).draw())(model)
 
 
 def check_samples(s):
@@ -115,15 +115,15 @@ def check_log_likelihood(function):
 
 
 def test_log_likelihood_of_one_latent():
-    check_log_likelihood(sampling.log_p_x_given_z)
+    check_log_likelihood(log_weights.log_p_x_given_z)
     with pytest.raises(AssertionError):
-        check_log_likelihood(lambda model, x, z: sampling.log_p_x_given_z(model, x, z) / x.size)
+        check_log_likelihood(lambda model, x, z: log_weights.log_p_x_given_z(model, x, z) / x.size)
 
 
 def check_mean(mean):
     """Alike without weights; else `sum_k weight_k f_k`."""
     values, weight = np.array([1.0, -2.0, 4.0]), np.array([0.5, 0.3, 0.2])
-    s = sampling.Samples(*[jnp.zeros(3)] * 6)
+    s = log_weights.Samples(*[jnp.zeros(3)] * 6)
     weighed = s._replace(weight=jnp.float32(weight))
     np.testing.assert_allclose(mean(s, jnp.float32(values)), values.mean(), rtol=1e-6)
     np.testing.assert_allclose(mean(weighed, jnp.float32(values)), weight @ values, rtol=1e-6)
@@ -150,15 +150,19 @@ def parts():
     def found(model):
         out = {}
         for kl in ("monte_carlo", "entropy", "analytic"):
-            options = {"num_samples": 4, "bound": bounds.iwae, "kl": kl, "beta": BETA}
-            task = sampling.problem(key(), model, x, **options)
+            options = {"num_samples": 4, "bound": bounds.iwae, "beta": BETA}
+            rate = log_weights.RATES[kl]
+            task = log_weights.problem(key(), model, x, rate=rate, **options)
             s = task.draw()
-            log_w, exact = task.log_w(s), task.exact(s)
+            log_w, exact = task.log_w(s), task.rate.closed(s.q, s.p)
+            sampled_alone = log_weights.Rate(kl, rate.sampled, lambda q, p: jnp.zeros(()))
             out[kl] = {
                 "z": s.z,
                 "log_w": log_w,
                 "exact": exact,
                 "value": task.value(s),
+                "rate": rate(s),
+                "sampled part of the rate": sampled_alone(s),
                 "without beta": s.log_w,
                 "of another sign": -exact,
                 "exact without beta": task.bound(log_w) - exact,
@@ -170,7 +174,7 @@ def parts():
 
 
 def check_problem(*names):
-    """`log_w`, what is exact and the value, for all three ways to the rate."""
+    """`log_w`, what is exact, the value and the whole rate, in all three forms."""
     model, x = example()
     mean, scale = moments(oracles.parameters(model), x)
     entropy = np.sum(np.log(scale)) + len(scale) * 0.5 * np.log(2 * np.pi * np.e)
@@ -183,20 +187,22 @@ def check_problem(*names):
             "analytic": (d.log_p_x_z, rate),
         }[kl]
         value = special.logsumexp(log_w) - np.log(4) - BETA * exact
-        for name, expected in zip(names, (log_w, exact, value), strict=True):
+        whole = exact + np.mean(d.log_p_x_z - log_w) / BETA
+        for name, expected in zip(names, (log_w, exact, value, whole), strict=True):
             np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5, err_msg=kl)
 
 
 def test_the_parts_of_a_problem():
-    check_problem("log_w", "exact", "value")
+    check_problem("log_w", "exact", "value", "rate")
 
 
 def test_check_of_the_parts_rejects():
     for names in (
-        ("without beta", "exact", "value"),
-        ("log_w", "of another sign", "value"),
-        ("log_w", "exact", "exact without beta"),
-        ("log_w", "exact", "another bound"),
+        ("without beta", "exact", "value", "rate"),
+        ("log_w", "of another sign", "value", "rate"),
+        ("log_w", "exact", "exact without beta", "rate"),
+        ("log_w", "exact", "another bound", "rate"),
+        ("log_w", "exact", "value", "sampled part of the rate"),
     ):
         with pytest.raises(AssertionError):
             check_problem(*names)
@@ -217,10 +223,10 @@ def check_kl_each(function):
 
 
 def test_kl_of_each_latent_is_the_integral():
-    check_kl_each(sampling.kl_each)
+    check_kl_each(log_weights.kl_each)
     for twin in (
-        lambda q, p: sampling.kl_each(p, q),
-        lambda q, p: jnp.broadcast_to(jnp.mean(sampling.kl_each(q, p)), (2,)),
+        lambda q, p: log_weights.kl_each(p, q),
+        lambda q, p: jnp.broadcast_to(jnp.mean(log_weights.kl_each(q, p)), (2,)),
     ):
         with pytest.raises(AssertionError):
             check_kl_each(twin)
@@ -251,16 +257,16 @@ def check_over_samples(function):
 def first_for_the_rest(some, rows, chunk_size):
     size = min(chunk_size or len(rows), len(rows))
     whole = len(rows) // size * size
-    return sampling.over_samples(some, rows.at[whole:].set(rows[0]), chunk_size)
+    return log_weights.over_samples(some, rows.at[whole:].set(rows[0]), chunk_size)
 
 
 def stopped_in_chunks(some, rows, chunk_size):
-    done = sampling.over_samples(some, rows, chunk_size)
+    done = log_weights.over_samples(some, rows, chunk_size)
     return done if chunk_size is None else stop_gradient(done)
 
 
 def test_chunks_are_the_whole_in_value_and_gradient():
-    check_over_samples(sampling.over_samples)
+    check_over_samples(log_weights.over_samples)
     for twin in (first_for_the_rest, stopped_in_chunks):
         with pytest.raises(AssertionError):
             check_over_samples(twin)
@@ -284,10 +290,10 @@ def check_scale_gradient(function):
 
 
 def test_a_scaled_gradient_leaves_the_value():
-    check_scale_gradient(sampling.scale_gradient)
+    check_scale_gradient(log_weights.scale_gradient)
     for twin in (
         lambda z, scale: z,
-        lambda z, scale: sampling.scale_gradient(z, scale**2),
+        lambda z, scale: log_weights.scale_gradient(z, scale**2),
         lambda z, scale: scale[:, None] * z,
         lambda z, scale: scale[:, None] * z + stop_gradient((1 - scale)[:, None] * z),
     ):

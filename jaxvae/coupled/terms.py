@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key
 from jaxvae.batching import fill_rows
 from jaxvae.checks import is_known, require_choice
 from jaxvae.distributions import analytic_kl
+from jaxvae.log_weights import Samples, draw
 from jaxvae.objectives import KL
-from jaxvae.sampling import Samples, draw
 from jaxvae.types import InputError, Model, Terms
 
 

@@ -17,7 +17,7 @@ from jaxvae.coupled.info import Kernel, kernel_function
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.evaluation.streams import Constant, hold, is_there, stream, weights_of
 from jaxvae.keys import OfComparison, OfExample, fold_each, stream_key
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import AnyModel, Batch, InputError, Model, PRNGKey
 
 NUMBERS = 4_000_000

@@ -11,7 +11,7 @@ from numpyro.distributions import Distribution, constraints
 from jaxvae.checks import require_choice, require_number, require_positive
 from jaxvae.distributions import ClassConditional, can_score, describe, log_prob, sample
 from jaxvae.evaluation.hmc import Evaluate, Point, transition
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import AnyArray, InputError, Model, PRNGKey
 
 Start: TypeAlias = Literal["prior", "posterior"]

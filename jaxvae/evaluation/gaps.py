@@ -24,7 +24,7 @@ from jaxvae.inference.fit_posterior import (
     optimise,
     require_options,
 )
-from jaxvae.sampling import log_p_x_given_z, over_samples
+from jaxvae.log_weights import log_p_x_given_z, over_samples
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 LogEvidence: TypeAlias = Literal["iwae", "exact"] | Float[np.ndarray, "N"]

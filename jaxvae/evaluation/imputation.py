@@ -15,7 +15,7 @@ from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.distributions.calls import numpyro_promotion
 from jaxvae.evaluation.streams import stream
 from jaxvae.keys import OfImputation, stream_key
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import AnyModel, Batch, InputError, PRNGKey
 
 

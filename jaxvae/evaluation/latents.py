@@ -23,7 +23,7 @@ from jaxvae.evaluation.streams import (
     there,
     weights_of,
 )
-from jaxvae.sampling import kl_each
+from jaxvae.log_weights import kl_each
 from jaxvae.types import AnyModel, Batch, InputError, Model, PRNGKey
 
 

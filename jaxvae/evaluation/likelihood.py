@@ -16,7 +16,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.evaluation.pareto import pareto_k_of_tail, tail_length
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, there, weights_of
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import AnyModel, Batch, Model, Objective, PRNGKey
 
 UNKNOWN = -jnp.inf

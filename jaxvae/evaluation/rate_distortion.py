@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from jaxvae.checks import require_choice, require_key, require_positive
 from jaxvae.distributions import analytic_kl, log_prob, sample_with_log_prob
 from jaxvae.evaluation.streams import mean_and_error, mean_of_rows, stream, weights_of
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import Batch, InputError, Model, PRNGKey
 
 ERRORS = 3

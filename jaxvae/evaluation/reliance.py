@@ -19,7 +19,7 @@ from jaxvae.distributions import (
     sample_with_log_prob,
 )
 from jaxvae.evaluation.streams import Constant, hold, mean_and_error, there, weights_of
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import Batch, InputError, PRNGKey
 
 

@@ -26,7 +26,7 @@ from jaxvae.inference.families import (
     require_real_latent,
     slowed,
 )
-from jaxvae.sampling import log_p_x_given_z, over_samples, require_latents
+from jaxvae.log_weights import log_p_x_given_z, over_samples, require_latents
 from jaxvae.types import Batch, Model, PRNGKey
 
 Start: TypeAlias = Literal["encoder", "prior"]

@@ -12,8 +12,8 @@ from numpyro.distributions import Distribution
 
 from jaxvae.distributions import OneHotCategorical, analytic_kl, describe, log_prob
 from jaxvae.inference.polynomials import degree
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.relaxations import states
-from jaxvae.sampling import log_p_x_given_z, require_latents
 from jaxvae.types import InputError, Model, Terms
 
 

@@ -12,7 +12,7 @@ from jaxvae import objectives
 from jaxvae.checks import require_choice, require_key, require_number, require_positive
 from jaxvae.distributions import describe, log_prob
 from jaxvae.inference.families import Diagonal, family_of, require_real_latent
-from jaxvae.sampling import log_p_x_given_z, require_latents
+from jaxvae.log_weights import log_p_x_given_z, require_latents
 from jaxvae.types import InputError, Model, Objective, PRNGKey, Terms
 
 Metric: TypeAlias = Literal["euclidean", "natural"]

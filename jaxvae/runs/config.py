@@ -14,6 +14,7 @@ from jaxvae.checks import require_integer, require_positive, require_weight
 from jaxvae.compiling import jit_quickly
 from jaxvae.data import Dataset, load, require_support
 from jaxvae.keys import OfWeights, stream_key
+from jaxvae.log_weights import KL
 from jaxvae.models.likelihoods import LikelihoodName
 from jaxvae.models.posteriors import PosteriorName
 from jaxvae.networks import Activation, Initializer, Precision, with_precision
@@ -25,7 +26,6 @@ from jaxvae.runs.models import (
     support_of,
     with_defaults,
 )
-from jaxvae.sampling import KL
 from jaxvae.training import learning_rate_schedule
 from jaxvae.training.schedules import Decay, require_within
 from jaxvae.training.step import Step

@@ -21,7 +21,7 @@ from jaxvae.distributions import (
     sample,
 )
 from jaxvae.distributions.calls import numpyro_promotion
-from jaxvae.sampling import require_latents
+from jaxvae.log_weights import require_latents
 from jaxvae.testing.exact import in_float64
 from jaxvae.testing.model_case import PARTS, BrokenError, Case, Part, is_array
 from jaxvae.testing.normaliser import Sum, UnknownError, draws_follow

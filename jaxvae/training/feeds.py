@@ -298,6 +298,6 @@ def require_batch(batch_size: int, size: int) -> None:
         )
 
 
-def batch_rows(dataset: DataSet, split: str) -> dict[str, np.ndarray]:
+def batch_rows(dataset: DataSet, split: str) -> dict[str, Any]:
     """Return the fields of a split that batches contain: all but `factors`, which no model sees."""
     return {name: a for name, a in dataset.splits[split].items() if name != "factors"}

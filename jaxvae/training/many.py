@@ -165,7 +165,7 @@ class ManyInMemory:
             step = self._step_of(jax.tree.map(lambda leaf: leaf[0], own))
             return no_metrics(step, state, dataset=self._dataset, batch_size=self._batch_size)
 
-        shapes = jax.eval_shape(of_one, state, Metrics({}, jnp.zeros(())), self.own)
+        shapes = jax.eval_shape(of_one, state, Metrics({}, jnp.zeros(1)), self.own)
         of_all = jax.tree.map(
             lambda leaf: jnp.zeros((self._num_runs, *leaf.shape), leaf.dtype), shapes
         )

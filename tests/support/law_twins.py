@@ -9,8 +9,7 @@ import optax
 import jaxvae as jv
 from jaxvae.batching import Examples, over_batch, unpack
 from jaxvae.keys import example_keys
-from jaxvae.training.metrics import Metrics
-from jaxvae.training.step import named
+from jaxvae.training.metrics import batch_metrics
 from jaxvae.types import Terms
 
 
@@ -37,8 +36,7 @@ def absent_rows_at_zero(objective: Any, optimizer: optax.GradientTransformation)
 
         def loss(model: Any) -> Any:
             terms = over_batch(objective, keys, model, examples)
-            values = named(terms, examples.x.shape[0])
-            metrics = Metrics.of({"loss": -values.pop("objective"), **values}, examples.weight)
+            metrics = batch_metrics(terms, examples)
             return metrics["loss"], metrics
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.model)

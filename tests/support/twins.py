@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxvae import bounds, objectives, sampling
+from jaxvae import bounds, log_weights, objectives
 from jaxvae.distributions import analytic_kl
 from jaxvae.types import Terms
 
@@ -13,7 +13,7 @@ stop = jax.lax.stop_gradient
 
 
 def _parts(key, model, x, num_samples, kl):
-    s = sampling.draw(key, model, x, num_samples)
+    s = log_weights.draw(key, model, x, num_samples)
     distortion = -jnp.mean(s.log_p_x_z)
     rate = analytic_kl(s.q, s.p) if kl == "analytic" else jnp.mean(s.log_q_z_x - s.log_p_z)
     return s, distortion, rate
@@ -48,7 +48,7 @@ class _Detached:
 
 
 def detached_samples(key, model, x, *, num_samples=1, kl="analytic") -> Terms:
-    s = sampling.draw(key, _Detached(model), x, num_samples)
+    s = log_weights.draw(key, _Detached(model), x, num_samples)
     q, p = model.posterior(x), model.prior()
     log_q_z_x = jax.vmap(q.log_prob)(s.z)
     rate = analytic_kl(q, p) if kl == "analytic" else jnp.mean(log_q_z_x - s.log_p_z)

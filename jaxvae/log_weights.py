@@ -1,4 +1,4 @@
-"""K samples of q(z|x) and their log-densities: what every bound and every estimator is made from."""
+"""K samples of q(z|x), their log-densities and their log-weights, from which every bound and estimator is made."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -28,7 +28,6 @@ from jaxvae.distributions import (
 from jaxvae.types import AnyArray, InputError, Model, PRNGKey, Scalar
 
 Bound: TypeAlias = Callable[[Float[Array, "K"]], Float[Array, ""]]
-Penalty: TypeAlias = Callable[[Distribution, Distribution], Float[Array, ""]]
 KL: TypeAlias = Literal["analytic", "entropy", "monte_carlo"]
 Path: TypeAlias = Literal["live", "stopped"] | Float[Array, "K"]
 
@@ -38,12 +37,12 @@ class Samples(NamedTuple):
 
     q: Distribution
     p: Distribution
-    z: Float[Array, "K D"]
+    z: Num[Array, "K *latent"]
     log_p_x_z: Float[Array, "K"]
     log_p_z: Float[Array, "K"]
     log_q_z_x: Float[Array, "K"]
     weight: Float[Array, "K"] | None = None
-    """Where the latents are not draws of q but all that there are: their probabilities."""
+    """The probability of each latent, where they are not draws of q but all of its states."""
 
     @property
     def log_w(self) -> Float[Array, "K"]:
@@ -51,18 +50,39 @@ class Samples(NamedTuple):
         return self.log_p_x_z + (self.log_p_z - self.log_q_z_x)
 
     def mean(self, values: Float[Array, "K"]) -> Float[Array, ""]:
-        """The expectation of a function of z under q, from its values at the latents."""
+        """Return the expectation of a function of z under q, from its values at the latents."""
         return jnp.mean(values) if self.weight is None else jnp.sum(self.weight * values)
 
 
+class Rate(NamedTuple):
+    """The rate KL(q(z|x) || p(z)) as a sampled part, averaged over the samples, and one in closed form."""
+
+    kl: KL
+    sampled: Callable[[Samples], Float[Array, "K"]]
+    closed: Callable[[Distribution, Distribution], Float[Array, ""]]
+
+    def __call__(self, s: Samples) -> Float[Array, ""]:
+        """Return `closed(q, p) + mean_k sampled[k]`, nats."""
+        return self.closed(s.q, s.p) + s.mean(self.sampled(s))
+
+
+RATES: dict[KL, Rate] = {
+    "analytic": Rate(
+        "analytic", lambda s: jnp.zeros_like(s.log_p_x_z), lambda q, p: analytic_kl(q, p)
+    ),
+    "entropy": Rate("entropy", lambda s: -s.log_p_z, lambda q, p: -analytic_entropy(q)),
+    "monte_carlo": Rate(
+        "monte_carlo", lambda s: s.log_q_z_x - s.log_p_z, lambda q, p: jnp.zeros(())
+    ),
+}
+"""The three forms of the rate: KL in closed form, entropy in closed form, fully sampled."""
+
+
 class Problem(NamedTuple):
-    """What an estimator is to estimate: a bound of one model for one example, on K samples.
+    """What an estimator estimates: a bound of one model for one example, on K samples.
 
-    Its value is `bound(log_w) - beta * exact`, nats. `kl` says what of the rate is sampled:
-
-    - "monte_carlo": `log_w = log_p_x_z + beta * (log_p_z - log_q_z_x)`, nothing exact;
-    - "entropy": `log_w = log_p_x_z + beta * log_p_z`, and `exact = -H(q)`;
-    - "analytic": `log_w = log_p_x_z`, and `exact = penalty(q, p)`, by default KL(q || p).
+    log_w[k] = log_p_x_z[k] - beta * rate.sampled[k]
+    value    = bound(log_w) - beta * rate.closed(q, p)
     """
 
     key: PRNGKey
@@ -70,9 +90,8 @@ class Problem(NamedTuple):
     x: Float[Array, "*event"]
     num_samples: int
     bound: Bound
-    kl: KL = "monte_carlo"
+    rate: Rate = RATES["monte_carlo"]
     beta: Scalar = 1.0
-    penalty: Penalty = analytic_kl
     chunk_size: int | None = None
 
     def draw(
@@ -132,23 +151,14 @@ class Problem(NamedTuple):
         return Samples(q, p, *over_samples(some, (ks, scales, z), self.chunk_size))
 
     def log_w(self, s: Samples) -> Float[Array, "K"]:
-        """The sampled part of the log-weights, [K]."""
-        if self.kl == "analytic":
-            return s.log_p_x_z
-        if self.kl == "entropy":
-            return s.log_p_x_z + self.beta * s.log_p_z
-        return s.log_p_x_z + self.beta * (s.log_p_z - s.log_q_z_x)
-
-    def exact(self, s: Samples) -> Float[Array, ""]:
-        """What of the rate is not sampled, nats."""
-        if self.kl == "analytic":
-            return self.penalty(s.q, s.p)
-        return -analytic_entropy(s.q) if self.kl == "entropy" else jnp.zeros(())
+        """Return the log-weights that the bound is a function of, [K], nats."""
+        return s.log_p_x_z - self.beta * self.rate.sampled(s)
 
     def value(self, s: Samples) -> Float[Array, ""]:
-        """`bound(log_w) - beta * exact`, nats."""
-        sampled = self.bound(self.log_w(s)) if s.weight is None else s.mean(self.log_w(s))
-        return sampled - self.beta * self.exact(s)
+        """Return the value of the objective, nats."""
+        log_w = self.log_w(s)
+        sampled = self.bound(log_w) if s.weight is None else s.mean(log_w)
+        return sampled - self.beta * self.rate.closed(s.q, s.p)
 
 
 def problem(
@@ -161,7 +171,7 @@ def problem(
     chunk_size: int | None = None,
     **options: Any,
 ) -> Problem:
-    """A `Problem` whose key and sizes are checked.
+    """Return a `Problem` whose key and sizes are checked.
 
     Raises:
         InputError: one of them is not usable.
@@ -175,7 +185,7 @@ def problem(
 
 
 def draw(key: PRNGKey, model: Model, x: Float[Array, "*event"], num_samples: int) -> Samples:
-    """K samples of q(z|x), differentiable, with their densities; see `Problem.draw`.
+    """Draw K samples of q(z|x), differentiable, with their densities; see `Problem.draw`.
 
     Raises:
         InputError: a shape or the key is wrong, or q is not reparameterised.
@@ -184,7 +194,7 @@ def draw(key: PRNGKey, model: Model, x: Float[Array, "*event"], num_samples: int
 
 
 def over_samples(some: Callable[[Any], Any], rows: Any, chunk_size: int | None) -> Any:
-    """`some` of all rows at once, or of chunks of them, whose activations are not kept.
+    """Apply `some` to all rows at once, or to one chunk of them after another, whose activations are not kept.
 
     Rematerialised chunks bound the memory of the backward pass as well; value and gradient are the
     same for any chunk, dividing the rows or not.
@@ -211,10 +221,10 @@ def over_samples(some: Callable[[Any], Any], rows: Any, chunk_size: int | None) 
 
 @jax.custom_jvp
 def scale_gradient(z: Float[Array, "K D"], scale: Float[Array, "K"]) -> Float[Array, "K D"]:
-    """The latents themselves, whose gradients are multiplied by `scale`.
+    """Return the latents unchanged, with gradients that are multiplied by `scale`.
 
-    Their value is z and not a copy computed from it, so that the compiler sees two passes over the
-    same samples as one.
+    The value is z itself, not a copy computed from it, so that the compiler merges two passes over the
+    same samples.
     """
     del scale
     return z
@@ -227,7 +237,7 @@ def _scale_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def log_p_x_given_z(model: Model, x: Float[AnyArray, "*event"], z: Num[Array, "*latent"]) -> Array:
-    """`log p(x|z)` of one example under one latent, nats, with the shapes checked.
+    """Return `log p(x|z)` of one example given one latent, nats, with the shapes checked.
 
     Raises:
         InputError: `x` is not of the likelihood's event shape.
@@ -240,7 +250,7 @@ def log_p_x_given_z(model: Model, x: Float[AnyArray, "*event"], z: Num[Array, "*
 
 
 def kl_each(q: Distribution, p: Distribution) -> Float[Array, "D"]:
-    """KL(q(z_d|x) || p(z_d)) of every latent in closed form, nats, where both factorise.
+    """Return KL(q(z_d|x) || p(z_d)) of every latent in closed form, nats, where both factorise.
 
     Raises:
         InputError: one of them does not factorise over its latents, or no closed form is known.
@@ -255,7 +265,7 @@ def kl_each(q: Distribution, p: Distribution) -> Float[Array, "D"]:
 
 
 def _factors(distribution: Distribution) -> Distribution | None:
-    """The D distributions of one latent each, as a batch, or None where there are none."""
+    """Return the D distributions of single latents as a batch, or None if the distribution does not factorise."""
     if not isinstance(distribution, Independent) or distribution.base_dist.event_shape != ():
         return None
     return distribution.base_dist
@@ -286,7 +296,7 @@ def require_latents(q: Distribution, p: Distribution) -> None:
 
 
 def is_point_mass(distribution: Distribution) -> bool:
-    """Whether a distribution has all its mass in one point, under whatever wrappers."""
+    """Return whether a distribution, below its wrappers, has all its mass in one point."""
     while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
         distribution = distribution.base_dist
     return isinstance(distribution, Delta)
@@ -296,7 +306,7 @@ def require_rsample(q: Distribution) -> None:
     """Refuse a posterior whose samples have no gradient.
 
     Raises:
-        InputError: q is not reparameterised; the message lists what does without.
+        InputError: q is not reparameterised; the message lists the estimators for such a q.
     """
     if not q.has_rsample:
         raise InputError(
