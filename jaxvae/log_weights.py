@@ -47,7 +47,7 @@ class Samples(NamedTuple):
     @property
     def log_w(self) -> Float[Array, "K"]:
         """`log p(x, z_k) - log q(z_k | x)`."""
-        return self.log_p_x_z + (self.log_p_z - self.log_q_z_x)
+        return self.log_p_x_z - (self.log_q_z_x - self.log_p_z)  # as in Problem, for the compiler to merge
 
     def mean(self, values: Float[Array, "K"]) -> Float[Array, ""]:
         """Return the expectation of a function of z under q, from its values at the latents."""
