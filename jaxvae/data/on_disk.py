@@ -59,7 +59,7 @@ class NpyFile:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray | np.generic:
         """Read one row, a slice of rows, or rows [n] by their numbers."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
@@ -114,7 +114,7 @@ class Column:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray | np.generic:
         """Read one row, a slice of rows, or rows [n] by their numbers."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
