@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Examples(NamedTuple):
-    """A batch with its defaults filled in."""
+    """The entries of a batch, with their defaults filled in."""
 
     x: Float[Array, "B *event"]
     index: Int[Array, "B"]
@@ -92,7 +92,7 @@ def unpack(batch: Batch) -> Examples:
 
 
 def _not_negative(name: str, values: Any) -> Float[Array, "B"]:
-    """Weights as float32; what is none is refused, and where a trace hides the values it becomes NaN."""
+    """Return weights as float32. A negative or NaN weight is refused; where the values are traced, it becomes NaN."""
     if not isinstance(values, Tracer) and getattr(values, "is_fully_addressable", True):
         array = np.asarray(values)
         wrong = np.flatnonzero(~(array >= 0))
@@ -106,15 +106,15 @@ def _not_negative(name: str, values: Any) -> Float[Array, "B"]:
 
 
 def fill_absent(examples: Examples) -> Examples:
-    """The examples, with one that counts in the place of each whose weight is 0, see `fill_rows`."""
+    """Replace each example of weight 0 by the first example of another weight, see `fill_rows`."""
     rows = {"x": examples.x, "label": examples.label, "mask": examples.mask}
     return examples._replace(**fill_rows(rows, examples.weight))
 
 
 def fill_rows(rows: T, weight: Float[AnyArray, "B"] | None) -> T:
-    """A pytree of rows [B, ...], with the first that counts in the place of each whose weight is 0.
+    """Replace each row of weight 0, in a pytree of rows [B, ...], by the first row of another weight.
 
-    So what is stored there, NaN included, reaches no weighted mean and no gradient: 0 * NaN is NaN.
+    So values stored in rows of weight 0, NaN included, reach no weighted mean and no gradient: 0 * NaN is NaN.
     """
     if weight is None:
         return rows
@@ -129,7 +129,7 @@ def fill_rows(rows: T, weight: Float[AnyArray, "B"] | None) -> T:
 
 
 def _count(x: Array) -> Int[Array, "B"]:
-    """0, 1, .., B - 1, without a program of its own where nothing is traced."""
+    """Return 0, 1, .., B - 1; if nothing is traced, without compiling a program for it."""
     size = x.shape[0]
     return (
         jnp.arange(size) if isinstance(x, Tracer) else jnp.asarray(np.arange(size, dtype=np.int32))
@@ -145,10 +145,10 @@ def over_batch(
     batch_coupled: bool = False,
     **options: Any,
 ) -> Terms | Float[Array, "B"]:
-    """The objective of each example: `jax.vmap` over keys and examples, the model shared.
+    """Return the objective of each example: `jax.vmap` over keys and examples, the model shared.
 
-    A batch-coupled objective takes all the keys and all the examples itself, and as `weight` [B] how
-    much each counts, where that is given.
+    A batch-coupled objective takes all keys and all examples itself, and the weights of the batch, if it has
+    any, as `weight` [B].
 
     Raises:
         InputError: a mask of values, or a model that needs labels, came with a batch-coupled objective;
@@ -181,7 +181,7 @@ def _require_takes_weight(objective: Objective) -> None:
 
 
 def layout_of(x: Any) -> NamedSharding | None:
-    """How the rows of an array are dealt out over devices, as `jaxvae.parallel.place` does; None where they are not."""
+    """Return the sharding of the rows of an array, such as that of `jaxvae.parallel.place`; None if they are not split."""
     sharding = None if isinstance(x, Tracer) else getattr(x, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None
@@ -193,7 +193,7 @@ def layout_of(x: Any) -> NamedSharding | None:
 
 
 def shares(layout: NamedSharding | None) -> int:
-    """Into how many parts a layout cuts the rows."""
+    """Return the number of parts into which a layout cuts the rows."""
     if layout is None:
         return 1
     axes = layout.spec[0]
@@ -201,7 +201,7 @@ def shares(layout: NamedSharding | None) -> int:
 
 
 def deal_out(layout: NamedSharding | None, rows: Any, *shared: Any) -> tuple[Any, ...]:
-    """Rows on the devices of a layout, and whole copies of the arrays that go with them.
+    """Split rows over the devices of a layout, and replicate the arrays that go with them.
 
     Args:
         layout: from `layout_of`; None leaves everything where it is.
@@ -222,7 +222,7 @@ def deal_out(layout: NamedSharding | None, rows: Any, *shared: Any) -> tuple[Any
 
 
 def on_each(function: Callable[..., T], layout: NamedSharding | None, rows: Any, *shared: Any) -> T:
-    """`function(first, rows, *shared)` on each device, of its own rows, of which the first is row `first`.
+    """Call `function(first, rows, *shared)` on each device with its own rows, the first of which is row `first`.
 
     No device waits for another before the end, where every one gets all results. Without a layout it
     is one call of all rows.

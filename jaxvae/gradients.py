@@ -98,7 +98,7 @@ def dreg(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 def sensitivity(
     bound: Bound, log_w: Float[Array, "K"]
 ) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
-    """First derivative of a bound in each log-weight, and the second in the same one, each [K]."""
+    """Return the first and the second derivative of a bound in each log-weight, each [K]."""
     gradient = jax.grad(bound)
 
     def second(k: Array) -> Array:
@@ -153,7 +153,7 @@ def _own(problem: Problem, s: Samples, value: Float[Array, ""]) -> Float[Array, 
 
 
 def _weighted_sum(weight: Float[Array, "K"], values: Float[Array, "K"]) -> Float[Array, ""]:
-    """`sum_k weight[k] * values[k]`, where a weight of 0 leaves out its value, -inf included."""
+    """Return `sum_k weight[k] * values[k]`, in which a value of weight 0 does not count, -inf included."""
     counts = weight != 0
     return jnp.sum(jnp.where(counts, weight * jnp.where(counts, values, 0.0), 0.0))
 
@@ -214,7 +214,7 @@ def rws(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 
 
 def separate(problem: Problem, *, encoder_bound: Bound) -> tuple[Samples, Float[Array, ""]]:
-    """A bound of its own for the encoder, on the same samples; p ascends `problem.bound`.
+    """Two bounds on the same samples: q ascends `encoder_bound`, p ascends `problem.bound`.
 
     Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better", the
     partially importance weighted autoencoder.

@@ -97,10 +97,10 @@ def stream_key(key: PRNGKey, stream: Stream, number: int = 0) -> PRNGKey:
 def example_keys(
     key: PRNGKey, step: Int[Array, ""] | int, index: Int[Array, "B"]
 ) -> Key[Array, "B"]:
-    """Return one key an example, `fold_in(fold_in(key, step), index[i])`."""
+    """Return one key for each example, `fold_in(fold_in(key, step), index[i])`."""
     return fold_each(jax.random.fold_in(key, step), index)
 
 
 def fold_each(key: PRNGKey, index: Int[Array, "B"]) -> Key[Array, "B"]:
-    """Return one key an index, `fold_in(key, index[i])`."""
+    """Return one key for each index, `fold_in(key, index[i])`."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)

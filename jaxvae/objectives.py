@@ -33,7 +33,7 @@ def elbo(
     temperature: Scalar | None = None,
     chunk_size: int | None = None,
 ) -> Terms:
-    """Evidence lower bound of one example, in three forms.
+    """Estimate the evidence lower bound of one example, in one of three forms.
 
     `bound = -(distortion + rate)` with `distortion = -mean_k log_p_x_z[k]`, `z_k ~ q(z|x)`, and
 
@@ -104,7 +104,7 @@ def iwae(
     baseline: Baseline | None = None,
     chunk_size: int | None = None,
 ) -> Terms:
-    """Importance-weighted bound of one example with K = `num_samples`.
+    """Estimate the importance-weighted bound of one example with K = `num_samples`.
 
     `bound = log mean_k exp(log_w[k])`, `log_w[k] = log_p_x_z[k] + log_p_z[k] - log_q_z_x[k]`,
     `z_k ~ q(z|x)`. Distortion and rate are those of q, averaged over the same samples, so
@@ -143,7 +143,7 @@ def importance_weighted(
     baseline: Baseline | None = None,
     chunk_size: int | None = None,
 ) -> Terms:
-    """The objective of any function of the log-weights: one of `jaxvae.bounds`, or your own.
+    """Evaluate any function of the log-weights as an objective: one of `jaxvae.bounds`, or your own.
 
     `objective = bound(log_w)`. The reported `bound` is `min(bound(log_w), iwae(log_w))`, an honest
     lower bound whatever the function: for a lower bound such as `renyi` with alpha >= 0 it is the
@@ -180,7 +180,7 @@ def multiply_iwae(
     gradient: str | Estimator = "pathwise",
     chunk_size: int | None = None,
 ) -> Terms:
-    """Mean of M = `num_outer` importance-weighted bounds of K = `num_samples` samples each.
+    """Estimate the mean of M = `num_outer` importance-weighted bounds of K = `num_samples` samples each.
 
     `bound = mean_m log mean_k w[m, k]`, on M * K samples.
 
@@ -207,7 +207,7 @@ def partially_iwae(
     num_samples: int,
     chunk_size: int | None = None,
 ) -> Terms:
-    """The decoder ascends the bound of all M * K samples, the encoder that of M times K.
+    """Estimate the bound that trains the decoder on all M * K samples together and the encoder on M sets of K.
 
     The value is `iwae` of the M * K samples; the encoder's gradient is that of `multiply_iwae`.
 

@@ -1,4 +1,4 @@
-"""Names that every other module shares: the model protocol, `Terms`, batches, and `InputError`."""
+"""The types that all modules share: the model protocols, `Terms`, batches, and `InputError`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -29,7 +29,7 @@ Batch: TypeAlias = Array | np.ndarray | Mapping[str, Array] | Mapping[str, np.nd
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what, why, and what to do instead."""
+    """Input that cannot be used. The message names it, says what was expected and what came, and what to do."""
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ AnyModel: TypeAlias = Model | Conditional
 
 
 class Terms(NamedTuple):
-    """What an objective says of one example; every field is a scalar in nats.
+    """The results of an objective for one example; every field is a scalar in nats.
 
     `objective` is what training ascends and what a gradient estimator bends; `bound` is the honest
     lower bound on log p(x). `distortion` is -E log p(x|z) and `rate` is KL(q(z|x) || p(z)) or its
