@@ -181,7 +181,7 @@ def _require_takes_weight(objective: Objective) -> None:
 
 
 def layout_of(x: Any) -> NamedSharding | None:
-    """Return the sharding of the rows of an array, such as that of `jaxvae.parallel.place`; None if they are not split."""
+    """Return the sharding of the rows of an array, as `jaxvae.parallel.place` makes it; None if they are not split."""
     sharding = None if isinstance(x, Tracer) else getattr(x, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None

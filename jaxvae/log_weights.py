@@ -47,7 +47,8 @@ class Samples(NamedTuple):
     @property
     def log_w(self) -> Float[Array, "K"]:
         """`log p(x, z_k) - log q(z_k | x)`."""
-        return self.log_p_x_z - (self.log_q_z_x - self.log_p_z)  # as in Problem, for the compiler to merge
+        # Written as in `Problem.log_w`, so that the compiler merges the two.
+        return self.log_p_x_z - (self.log_q_z_x - self.log_p_z)
 
     def mean(self, values: Float[Array, "K"]) -> Float[Array, ""]:
         """Return the expectation of a function of z under q, from its values at the latents."""
