@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxvae.checks import require_choice, require_number
+from jaxvae.checks import known_number, require_choice
 from jaxvae.types import InputError
 
 
@@ -86,7 +86,7 @@ def renyi(log_w: Float[Array, "K"], alpha: float) -> Float[Array, ""]:
     Source: Li and Turner (2016), "Renyi divergence variational inference".
     """
     _require_samples(log_w)
-    require_number("alpha", alpha)
+    alpha = known_number("alpha", alpha)
     if alpha == 1:
         return jnp.mean(log_w)
     # Computed relative to the dominant log-weight. Near alpha = 1 the mean is nearly one, and its difference
@@ -151,7 +151,7 @@ def combination_iwae(log_w: Float[Array, "K"], beta: float) -> Float[Array, ""]:
     Source: Rainforth et al. (2018), "Tighter variational bounds are not necessarily better".
     """
     _require_samples(log_w)
-    require_number("beta", beta, at_least=0, at_most=1)
+    beta = known_number("beta", beta, at_least=0, at_most=1)
     if beta in (0, 1):  # 0 * -inf is not what a weight of 0 means
         return jnp.mean(log_w) if beta else _log_mean_exp(log_w)
     return beta * jnp.mean(log_w) + (1 - beta) * _log_mean_exp(log_w)
@@ -231,7 +231,7 @@ def chi_upper(log_w: Float[Array, "K"], order: float = 2.0) -> Float[Array, ""]:
     Source: Dieng et al. (2017), "Variational inference via chi upper bound minimization".
     """
     _require_samples(log_w)
-    require_number("order", order, at_least=1)
+    order = known_number("order", order, at_least=1)
     return _log_mean_exp(order * log_w) / order
 
 

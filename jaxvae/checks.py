@@ -58,7 +58,7 @@ def require_choice(name: str, value: Any, choices: Iterable[str], *, or_else: st
         return
     quoted = [f'"{choice}"' for choice in names]
     expected = " or ".join(quoted) if len(quoted) <= 2 else f"one of {', '.join(quoted)}"
-    raise InputError(f"{name}: expected {expected}{or_else}, got {value!r}")
+    raise InputError(f"{name}: expected {expected}{or_else}, got {_shown(value)}")
 
 
 def require_number(
@@ -95,17 +95,17 @@ def require_number(
     if not hasattr(value, "dtype") and (
         isinstance(value, bool) or not isinstance(value, int | float)
     ):
-        raise InputError(f"{expected}, got {value!r}")
+        raise InputError(f"{expected}, got {_shown(value)}")
     if np.shape(value) != ():
         raise InputError(f"{expected}, got an array of shape {np.shape(value)}")
     dtype = jnp.result_type(value)
-    if not jnp.issubdtype(dtype, jnp.number):
-        raise InputError(f"{expected}, got {value!r}")
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise InputError(f"{expected}, got a complex one, {value!r}")
-    if not is_known(value):
+        raise InputError(f"{expected}, got a complex one, {_shown(value)}")
+    if not is_known(value):  # a schedule's, such as `step > 3`
         return
-    number = float(value)
+    if not jnp.issubdtype(dtype, jnp.number):
+        raise InputError(f"{expected}, got {_shown(value)}")
+    number = _as_written(value)
     allowed = (
         (above is None or number > above)
         and (at_least is None or number >= at_least)
@@ -113,7 +113,37 @@ def require_number(
         and (at_most is None or number <= at_most)
     )
     if not (allowed and np.isfinite(number)):
-        raise InputError(f"{expected}, got {value!r}")
+        raise InputError(f"{expected}, got {_shown(value)}")
+
+
+def known_number(name: str, value: Any, **limits: Any) -> float:
+    """Return a number as Python's float, after `require_number`; refuse one that is traced.
+
+    For numbers that a program is compiled for, or that are compared in Python.
+
+    Raises:
+        InputError: naming the argument and the limits.
+
+    >>> known_number("share", np.float32(0.8), above=0, at_most=1)
+    0.8
+    """
+    require_number(name, value, **limits)
+    if not is_known(value):
+        raise InputError(
+            f"{name}: expected a number, got one that is traced; pass it from outside of jax.jit, jax.vmap and jax.grad"
+        )
+    return _as_written(value)
+
+
+def _shown(value: Any) -> str:
+    """Return the repr of a value on one line of bounded length."""
+    said = " ".join(repr(value).split())
+    return said if len(said) <= 200 else f"{said[:200]}.."
+
+
+def _as_written(value: Any) -> float:
+    """Return the shortest decimal that rounds to the number in its own precision: 0.8 for float32's 0.800000012."""
+    return float(str(np.asarray(value)[()]))
 
 
 def _range(
@@ -147,9 +177,9 @@ def require_integer(name: str, value: Any, *, at_least: int, or_else: str = "") 
     Raises:
         InputError: naming the argument and the limit.
     """
-    if type(value) is not int or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise InputError(
-            f"{name}: expected an integer of at least {at_least}{or_else}, got {value!r}"
+            f"{name}: expected an integer of at least {at_least}{or_else}, got {_shown(value)}"
         )
     return value
 

@@ -9,9 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvae.batching import fill_rows
 from jaxvae.checks import is_known, require_choice
-from jaxvae.distributions import analytic_kl
-from jaxvae.log_weights import Samples, draw
-from jaxvae.objectives import KL
+from jaxvae.log_weights import KL, RATES, Samples, draw
 from jaxvae.types import InputError, Model, Terms
 
 
@@ -123,12 +121,7 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 def elbo_of(samples: Samples, kl: KL) -> Terms:
     """The terms of the ELBO of each example, [B] each, from one sample, nats."""
     require_choice("kl", kl, get_args(KL))
-    distortion = -samples.log_p_x_z[:, 0]
-    rate = (
-        jax.vmap(analytic_kl)(samples.q, samples.p)
-        if kl == "analytic"
-        else (samples.log_q_z_x - samples.log_p_z)[:, 0]
-    )
+    distortion, rate = -samples.log_p_x_z[:, 0], jax.vmap(RATES[kl])(samples)
     bound = -(distortion + rate)
     return Terms(bound, bound, distortion, rate)
 

@@ -1,10 +1,11 @@
 """Alignments of protein sequences: FASTA text in the A2M convention."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxvae.checks import require_number
+from jaxvae.checks import known_number
 from jaxvae.data.raw import Raw, one_line
 from jaxvae.data.similarity import similarity
 from jaxvae.types import InputError
@@ -39,7 +40,7 @@ def read_alignment(path: Path, sequence_identity: float | None) -> Raw:
     Departs from the sources: held-out sequences are split by cluster, and columns with many gaps
     and fragments are kept.
     """
-    _require_identity(sequence_identity)
+    sequence_identity = _share(sequence_identity)
     names, codes = _matched(_sequences(path), path)
     focus = codes[0] != _GAP
     if not focus.any():
@@ -77,10 +78,11 @@ def read_alignment(path: Path, sequence_identity: float | None) -> Raw:
     )
 
 
-def _require_identity(identity: float | None) -> None:
-    if identity is not None:
-        share = ", a share of the columns, or None for no weights"
-        require_number("sequence_identity", identity, above=0, at_most=1, or_else=share)
+def _share(identity: Any) -> float | None:
+    if identity is None:
+        return None
+    share = ", a share of the columns, or None for no weights"
+    return known_number("sequence_identity", identity, above=0, at_most=1, or_else=share)
 
 
 def _sequences(path: Path) -> list[tuple[str, str]]:

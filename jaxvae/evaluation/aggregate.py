@@ -12,7 +12,7 @@ from numpyro.distributions import Distribution, Independent
 
 from jaxvae.batching import Examples, unpack
 from jaxvae.binding import bind
-from jaxvae.checks import require_key, require_number, require_positive
+from jaxvae.checks import known_number, require_key, require_positive
 from jaxvae.coupled.info import Kernel, kernel_function
 from jaxvae.distributions import log_prob, sample, sample_with_log_prob
 from jaxvae.evaluation.streams import Constant, hold, is_there, stream, weights_of
@@ -92,8 +92,7 @@ def aggregate_mmd(
     require_positive(num_permutations=num_permutations)
     require_two(xs)
     if bandwidth is not None:
-        require_number("bandwidth", bandwidth, above=0)
-        bandwidth = float(bandwidth)
+        bandwidth = known_number("bandwidth", bandwidth, above=0)
     there = is_there(xs)
     z, prior = (rows[there] for rows in stream(_pair, model, key, xs, batch_size=batch_size))
     size = len(z)

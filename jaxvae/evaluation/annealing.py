@@ -101,7 +101,7 @@ def ais(
         num_chains, num_temperatures, num_leapfrog, start, schedule, target_acceptance, step_size
     )
     require_key(key)
-    settings.check()
+    settings = settings.checked()
     size = settings.batch_size(batch_size)
     result = stream(
         _ais, model, key, xs, batch_size=size, on_progress=on_progress, settings=settings

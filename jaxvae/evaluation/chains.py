@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
-from jaxvae.checks import require_choice, require_number, require_positive
+from jaxvae.checks import known_number, require_choice, require_positive
 from jaxvae.distributions import ClassConditional, can_score, describe, log_prob, sample
 from jaxvae.evaluation.hmc import Evaluate, Point, transition
 from jaxvae.log_weights import log_p_x_given_z, require_latents
@@ -34,8 +34,8 @@ class Settings(NamedTuple):
     target_acceptance: float
     step_size: float
 
-    def check(self) -> None:
-        """Refuse invalid options.
+    def checked(self) -> "Settings":
+        """Return the settings, with Python's numbers, if they are valid.
 
         Raises:
             InputError: a number is out of its range or a name is unknown.
@@ -44,8 +44,9 @@ class Settings(NamedTuple):
         require_positive(**dict(zip(self._fields, counts, strict=False)))
         require_choice("start", self.start, get_args(Start))
         require_choice("schedule", self.schedule, get_args(Schedule))
-        require_number("target_acceptance", self.target_acceptance, above=0, below=1)
-        require_number("step_size", self.step_size, above=0)
+        acceptance = known_number("target_acceptance", self.target_acceptance, above=0, below=1)
+        step_size = known_number("step_size", self.step_size, above=0)
+        return self._replace(target_acceptance=acceptance, step_size=step_size)
 
     def batch_size(self, given: int | None) -> int:
         """Return the number of examples at a time: the given one, or as many as make about 1,000 chains."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvae.checks import require_key, require_number, require_positive
+from jaxvae.checks import known_number, require_key, require_positive
 from jaxvae.evaluation.streams import Constant, hold
 from jaxvae.inference.families import Diagonal, moments
 from jaxvae.inference.fit_posterior import FitOptions, Start, optimise, require_options
@@ -97,7 +97,7 @@ def contour(
         FitOptions("diagonal", num_steps, num_fit_samples, learning_rate, start)
     )
     chosen = _require_coordinates(coordinates, model.prior().event_shape)
-    require_number("margin", margin, at_least=0)
+    margin = known_number("margin", margin, at_least=0)
     held = hold(model)
     seen = _fit(key, held, x, options, num_samples)
     path, encoder = (np.asarray(means)[:, chosen] for means in (seen.path, seen.encoder[None]))

@@ -107,7 +107,7 @@ def bdmc(
     )
     require_key(key)
     require_positive(num_examples=num_examples)
-    settings.check()
+    settings = settings.checked()
     # Examples are simulated from their keys when they are used; the rows only set their number.
     rows = jnp.zeros((num_examples, 1))
     size = settings.batch_size(batch_size)

@@ -109,6 +109,8 @@ def stream(
     The last batch is padded with copies of the last row, so that all batches have one shape.
     """
     require_positive(batch_size=batch_size)
+    if key is not None:
+        require_key(key)
     examples = unpack(xs)
     layout = layout_of(examples.x)
     size, devices = len(examples.x), shares(layout)

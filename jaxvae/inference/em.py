@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxvae.checks import require_number, require_positive
+from jaxvae.checks import known_number, require_positive
 from jaxvae.inference.steps import MStep, free_energies, make_update, start_optimizer
 from jaxvae.types import AnyArray, InputError, Model
 
@@ -93,7 +93,8 @@ def em(
     weights = _weights(xs, weights)
     total = float(jnp.sum(weights))
     if tolerance is not None:
-        require_number("tolerance", tolerance, at_least=0, or_else=", or None for all of the steps")
+        none = ", or None for all of the steps"
+        tolerance = known_number("tolerance", tolerance, at_least=0, or_else=none)
     step = _make_step(model, m_step=m_step, optimizer=optimizer, num_updates=num_updates)
     opt_state, history = start_optimizer(model, optimizer), []
     for count in range(1, num_steps + 1):

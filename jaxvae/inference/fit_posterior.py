@@ -14,7 +14,7 @@ from numpyro.distributions import Distribution
 
 from jaxvae.batching import Examples, deal_out, layout_of, map_examples, unpack
 from jaxvae.binding import bind
-from jaxvae.checks import require_choice, require_key, require_number, require_positive
+from jaxvae.checks import known_number, require_choice, require_key, require_positive
 from jaxvae.distributions import log_prob, require_one_event, sample_with_log_prob
 from jaxvae.inference.families import (
     Family,
@@ -289,6 +289,6 @@ def require_options(options: FitOptions) -> FitOptions:
     """
     require_family(options.family)
     require_positive(num_steps=options.num_steps, num_samples=options.num_samples)
-    require_number("learning_rate", options.learning_rate, above=0)
+    learning_rate = known_number("learning_rate", options.learning_rate, above=0)
     require_choice("start", options.start, ("encoder", "prior"))
-    return options
+    return options._replace(learning_rate=learning_rate)

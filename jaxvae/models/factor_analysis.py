@@ -261,7 +261,7 @@ def fit_ppca(
     (2019), "Don't blame the ELBO! A linear VAE perspective on posterior collapse".
     """
     require_positive(latent_dim=latent_dim)
-    require_variance(variance)
+    variance = require_variance(variance)
     stored = np.asarray(xs)
     if stored.ndim < 2 or len(stored) == 0:
         raise InputError(f"xs: expected [N, *event] with N >= 1, got shape {stored.shape}")

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxvae.checks import require_key, require_number, require_positive
+from jaxvae.checks import known_number, require_key, require_positive
 from jaxvae.models.likelihoods import require_event_shape
 from jaxvae.types import AnyArray, InputError, PRNGKey
 
@@ -190,11 +190,11 @@ def noise_floor(variance: Float[Array, "E"]) -> Float[Array, "E"]:
 
 
 def require_variance(variance: float | None) -> float | None:
-    """Return the fixed variance unchanged.
+    """Return the fixed variance as a float of Python, which is not trained.
 
     Raises:
         InputError: the variance is neither None nor a finite number above 0.
     """
-    if variance is not None:
-        require_number("variance", variance, above=0, or_else=", or None to learn it")
-    return variance
+    if variance is None:
+        return None
+    return known_number("variance", variance, above=0, or_else=", or None to learn it")

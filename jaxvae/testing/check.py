@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvae.checks import require_choice, require_number, require_positive
+from jaxvae.checks import known_number, require_choice, require_positive
 from jaxvae.testing.discrete import discrete
 from jaxvae.testing.exact import ExactModel, draw_examples, exact_bound, in_float64
 from jaxvae.testing.gaussian_mixture import gaussian_mixture
@@ -166,7 +166,7 @@ def check_estimator(
     """
     _require_claim(bound, num_samples)
     require_positive(num_draws=num_draws)
-    require_number("false_alarm", false_alarm, above=0, below=1)
+    false_alarm = known_number("false_alarm", false_alarm, above=0, below=1)
     if isinstance(models, Mapping):
         cases = tuple(_make_case(*item) for item in models.items())
     else:

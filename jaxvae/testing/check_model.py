@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxvae.batching import Examples, unpack
-from jaxvae.checks import require_number, require_positive
+from jaxvae.checks import known_number, require_positive
 from jaxvae.testing.model_case import TESTS, BrokenError, Case
 from jaxvae.testing.model_laws import FIRST, LAWS
 from jaxvae.testing.normaliser import UnknownError
@@ -107,7 +107,7 @@ def check_model(
 
     Source: Bonferroni's inequality over the tests; see `jaxvae.testing.normaliser` for the tests themselves.
     """
-    require_number("false_alarm", false_alarm, above=0, below=1)
+    false_alarm = known_number("false_alarm", false_alarm, above=0, below=1)
     require_positive(num_draws=num_draws)
     case = Case(model, _examples(xs), jax.random.key(seed), num_draws, false_alarm / TESTS)
     findings = []

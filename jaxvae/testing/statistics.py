@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxvae.checks import require_choice, require_number
+from jaxvae.checks import known_number, require_choice
 from jaxvae.types import InputError, Values
 
 FALSE_ALARM = 1e-6
@@ -103,7 +103,7 @@ def z_test(
     Source: Bonferroni's inequality over the entries; a normal approximation of each mean.
     """
     require_choice("side", side, ("two", "above", "below"))
-    require_number("false_alarm", false_alarm, above=0, below=1)
+    false_alarm = known_number("false_alarm", false_alarm, above=0, below=1)
     z = z_scores(samples, exact, rounding)
     z = {"two": np.abs(z), "above": z, "below": -z}[side]
     tails = z.size * (2 if side == "two" else 1)
@@ -173,7 +173,7 @@ def check_order(
     >>> order.passed, order.shown
     (True, True)
     """
-    require_number("false_alarm", false_alarm, above=0, below=1)
+    false_alarm = known_number("false_alarm", false_alarm, above=0, below=1)
     samples = [np.asarray(bound, np.float64) for bound in bounds]
     if len({s.shape for s in samples}) != 1 or samples[0].ndim != 1:
         raise InputError(

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxvae.checks import require_number
+from jaxvae.checks import known_number
 from jaxvae.models.likelihoods.base import variance_of
 
 
@@ -50,8 +50,7 @@ class FixedGaussian(_Reals):
     """
 
     def __init__(self, variance: float = 1.0):
-        require_number("variance", variance, above=0)
-        self.variance = float(variance)
+        self.variance = known_number("variance", variance, above=0)
 
     def __call__(self, params: Float[Array, "1 *event"]) -> dist.Distribution:
         """p(x|z) over one example."""
@@ -107,9 +106,7 @@ class StudentT(_Reals):
     """
 
     def __init__(self, df: float | None = None):
-        if df is not None:
-            require_number("df", df, above=2)
-        self.df = None if df is None else float(df)
+        self.df = None if df is None else known_number("df", df, above=2)
         self.raw_scale = _parameter(1.0)
         if df is None:
             self.raw_df = _parameter(3.0)
