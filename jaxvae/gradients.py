@@ -166,7 +166,7 @@ def vimco(problem: Problem) -> tuple[Samples, Float[Array, ""]]:
 
     Source: Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives".
     """
-    if problem.bound is bounds.elbo:
+    if not problem.of_weights:
         raise InputError(
             'gradient: "vimco" does not apply to the ELBO, for which it is "score" with '
             'baseline="leave_one_out"'

@@ -14,6 +14,7 @@ from numpyro.distributions import (
     MaskedDistribution,
 )
 
+from jaxvae import bounds
 from jaxvae.checks import require_key, require_positive
 from jaxvae.distributions import (
     analytic_entropy,
@@ -94,6 +95,8 @@ class Problem(NamedTuple):
     rate: Rate = RATES["monte_carlo"]
     beta: Scalar = 1.0
     chunk_size: int | None = None
+    of_weights: bool = True
+    """True for a function of the log-weights, `jv.importance_weighted`; False for the ELBO in one of its forms."""
 
     def draw(
         self,
@@ -181,6 +184,7 @@ def problem(
     require_positive(num_samples=num_samples)
     if chunk_size is not None:
         require_positive(chunk_size=chunk_size)
+    options = {"of_weights": bound is not bounds.elbo} | options
     x = jnp.asarray(x)
     return Problem(key, model, x, num_samples, bound, chunk_size=chunk_size, **options)
 

@@ -166,7 +166,7 @@ def importance_weighted(
         InputError: a shape, option or key is not usable, or options do not go together.
     """
     options = {"num_samples": num_samples, "chunk_size": chunk_size}
-    task = problem(key, model, x, bound=bound, **options)
+    task = problem(key, model, x, bound=bound, of_weights=True, **options)
     return _terms(task, choose(gradient, baseline=baseline))
 
 

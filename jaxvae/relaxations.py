@@ -16,7 +16,6 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, Independent
 
-from jaxvae import bounds
 from jaxvae.checks import require_number
 from jaxvae.distributions import (
     ClassConditional,
@@ -160,7 +159,7 @@ def _relaxed(
 
 
 def _require_elbo(problem: Problem, name: str, why: str) -> None:
-    if problem.bound is not bounds.elbo:
+    if problem.of_weights:
         raise InputError(f'gradient: "{name}" does not apply to this bound: {why}')
 
 

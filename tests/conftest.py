@@ -1,11 +1,15 @@
-# ruff: noqa: E402 (annotations are checked in what is imported after this)
+import os
+import sys
+
 from jaxtyping import install_import_hook
 
 from tests.support import shapes
 
-install_import_hook("jaxvae", f"{shapes.__name__}.checked")
+# The fast suite checks annotations; what is chosen by a marker, such as `-m slow`, has the library as users have it.
+# Processes of pytest-xdist have no options yet at this point, but the environment.
+if os.environ.setdefault(shapes.SWITCH, "off" if "-m" in sys.argv[1:] else "on") == "on":
+    install_import_hook("jaxvae", f"{shapes.__name__}.checked")
 
-import os
 import runpy
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Annotations are checked where the tests import the library: a wrong shape or type in any part of it fails."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -34,7 +35,12 @@ from jaxvae.reports import images
 from jaxvae.runs import words
 from jaxvae.testing import exact
 from jaxvae.training import metrics
+from tests.support import shapes
 from tests.support.refusals import unchecked
+
+pytestmark = pytest.mark.skipif(
+    os.environ[shapes.SWITCH] == "off", reason="annotations are checked in the fast suite"
+)
 
 KEY, X = jax.random.key(0), jnp.zeros(4)
 MODEL = jv.models.vae(KEY, (4,), latent_dim=2, hidden=(3,))

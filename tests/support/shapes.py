@@ -8,6 +8,9 @@ from typing import Any, Self
 
 from beartype import BeartypeConf, beartype
 
+SWITCH = "JAXVAE_CHECK_ANNOTATIONS"
+"""The environment variable that is "on" where the tests check annotations, else "off"."""
+
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 
 
