@@ -552,9 +552,11 @@ def check_stationary(log_likelihood):
 
     def gradient(keys, model, xs):
         z = latents(draw_each(keys, model, xs))
-        g = jax.grad(lambda d: log_likelihood(stream_key(keys[0], OfExample.PERMUTATIONS), d, z))(
-            best
-        )
+        g = jax.grad(
+            lambda d: log_likelihood(
+                jax.vmap(lambda key: stream_key(key, OfExample.PERMUTATIONS))(keys)[0], d, z
+            )
+        )(best)
         return jnp.concatenate([g.matrix[...].reshape(-1), g.constant[...][None]])
 
     assert_mean(replicate(gradient, model, draws=1000, batch=256), 0.0, what="gradient")
@@ -582,7 +584,9 @@ def factor_without_stops(keys, model, xs, *, gamma):
     terms, z = elbo_of(s, "analytic"), latents(s)
     ratio = jax.vmap(lambda z: model.discriminator(z).reshape(()))(z)
     training = coupled.discriminator_log_likelihood(
-        stream_key(keys[0], OfExample.PERMUTATIONS), model.discriminator, z
+        jax.vmap(lambda key: stream_key(key, OfExample.PERMUTATIONS))(keys)[0],
+        model.discriminator,
+        z,
     )
     return terms._replace(objective=terms.bound - gamma * ratio + training)
 
@@ -602,7 +606,9 @@ def check_apart(objective):
     def of_discriminator(discriminator):
         z = latents(draw_each(keys(2, 8), model, xs))
         return coupled.discriminator_log_likelihood(
-            stream_key(keys(2, 8)[0], OfExample.PERMUTATIONS), discriminator, z
+            jax.vmap(lambda key: stream_key(key, OfExample.PERMUTATIONS))(keys(2, 8))[0],
+            discriminator,
+            z,
         )
 
     parts = {"vae": of_vae, "discriminator": of_discriminator}

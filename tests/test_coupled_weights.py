@@ -109,7 +109,8 @@ def multiplied(objective):
 def permuted_by_the_first_place(keys, model, xs, weight=None):
     """FactorVAE whose permutations have the key of the first place, whether a row is there or not."""
     s = draw_each(keys, model, xs, weight, at_least=4)
-    terms, z, key = elbo_of(s, "analytic"), latents(s), stream_key(keys[0], OfExample.PERMUTATIONS)
+    terms, z = elbo_of(s, "analytic"), latents(s)
+    key = jax.vmap(lambda key: stream_key(key, OfExample.PERMUTATIONS))(keys)[0]
     ratio = jax.vmap(lambda z: model.discriminator(z)[0])(z)
     training = coupled.discriminator_log_likelihood(
         key, model.discriminator, jax.lax.stop_gradient(z), weight=weight
