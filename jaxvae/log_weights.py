@@ -69,9 +69,7 @@ class Rate(NamedTuple):
 
 
 RATES: dict[KL, Rate] = {
-    "analytic": Rate(
-        "analytic", lambda s: jnp.zeros_like(s.log_p_x_z), lambda q, p: analytic_kl(q, p)
-    ),
+    "analytic": Rate("analytic", lambda s: jnp.zeros_like(s.log_p_x_z), analytic_kl),
     "entropy": Rate("entropy", lambda s: -s.log_p_z, lambda q, p: -analytic_entropy(q)),
     "monte_carlo": Rate(
         "monte_carlo", lambda s: s.log_q_z_x - s.log_p_z, lambda q, p: jnp.zeros(())
